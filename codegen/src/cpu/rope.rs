@@ -1,0 +1,45 @@
+//! Rotary position embedding.
+
+use super::layout::Layout;
+use super::math::vectorised;
+use super::parallel::{Shared, rows};
+use super::view::View;
+
+/// See [`ccl_ir::ops::Rope`]. Heads of `x` are packed, its other strides any.
+///
+/// # Safety
+/// As for [`super::run`].
+pub(super) unsafe fn rope(inputs: &[View<'_>], outputs: &[View<'_>]) {
+    let (x, out) = (inputs[0], outputs[0]);
+    let (length, heads, d) = (x.shape()[1], x.shape()[2], x.shape()[3]);
+    if out.elements() == 0 {
+        return;
+    }
+    let starts = Layout::rows(&x);
+    let (from, to) = (Shared(x.ptr.cast::<f32>()), Shared(out.ptr.cast::<f32>()));
+    // SAFETY: the table is dense; the caller's promise.
+    let table = unsafe { inputs[1].f32s() };
+    rows(out.elements() / (heads * d), heads * d, |first, count| {
+        for token in first..first + count {
+            let turns = &table[token % length * d..][..d];
+            for row in token * heads..(token + 1) * heads {
+                // SAFETY: the dispatcher's promise; every task has its own tokens of the output.
+                let (x, out) = unsafe { (from.slice(starts.offset(row), d), to.slice_mut(row * d, d)) };
+                turn(x, turns, out);
+            }
+        }
+    });
+}
+
+/// Turns the pairs of one head by their (cos, sin).
+fn turn(x: &[f32], turns: &[f32], out: &mut [f32]) {
+    let (x, turns, out) = (x.as_chunks::<2>().0, turns.as_chunks::<2>().0, out.as_chunks_mut::<2>().0);
+    vectorised(
+        #[inline(always)]
+        || {
+            for ((out, &[even, odd]), &[cos, sin]) in out.iter_mut().zip(x).zip(turns) {
+                *out = [even * cos - odd * sin, even * sin + odd * cos];
+            }
+        },
+    );
+}

@@ -1,0 +1,79 @@
+//! Batched matrix product of two activations.
+
+use serde::{Deserialize, Serialize};
+
+use super::{arity, float};
+use crate::error::Problem;
+use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
+use crate::tensor::{Real, Tensor};
+use crate::types::TensorType;
+
+/// `a b` per batch element, or `a bᵀ`. Inputs: `a [..., m, k]`, `b [..., k, n]` (`[..., n, k]` when
+/// `transpose_b`), equal leading sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatMul {
+    /// Whether `b`'s last two dimensions are swapped.
+    pub transpose_b: bool,
+}
+
+impl Operator for MatMul {
+    const NAME: &'static str = "mat_mul";
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, Problem> {
+        arity(inputs, 2)?;
+        float(inputs, 0)?;
+        float(inputs, 1)?;
+        let (a, b) = (inputs[0], inputs[1]);
+        let r = a.rank();
+        crate::ensure!(r >= 2 && b.rank() == r && a.shape[..r - 2] == b.shape[..r - 2], "batches differ: {a} and {b}");
+        let (k, n) = if self.transpose_b { (b.shape[r - 1], b.shape[r - 2]) } else { (b.shape[r - 2], b.shape[r - 1]) };
+        crate::ensure!(a.shape[r - 1] == k, "inner sizes differ: {a} and {b}");
+        crate::ensure!(a.shape[r - 2] > 0 && k > 0 && n > 0, "matrices without elements: {a} and {b}");
+        let mut shape = a.shape.clone();
+        shape[r - 1] = n;
+        Ok(vec![a.with_shape(shape)])
+    }
+
+    fn eval<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
+        let (a, b) = (inputs[0], inputs[1]);
+        let r = a.shape.len();
+        let (m, k) = (a.shape[r - 2], a.shape[r - 1]);
+        let n = if self.transpose_b { b.shape[r - 2] } else { b.shape[r - 1] };
+        let mut shape = a.shape.clone();
+        shape[r - 1] = n;
+        let mut data = Vec::with_capacity(shape.iter().product());
+        for (x, y) in a.data.chunks_exact(m * k).zip(b.data.chunks_exact(k * n)) {
+            for i in 0..m {
+                for j in 0..n {
+                    let mut sum = T::default();
+                    for p in 0..k {
+                        sum += x[i * k + p] * if self.transpose_b { y[j * k + p] } else { y[p * n + j] };
+                    }
+                    data.push(sum);
+                }
+            }
+        }
+        Ok(vec![Tensor::new(shape, data)?])
+    }
+
+    fn work(&self, inputs: &[&TensorType], outputs: &[TensorType]) -> Work {
+        let products = outputs[0].elements().saturating_mul(inputs[0].last() as u64);
+        Work { flops: products.saturating_mul(2), bytes: moved(inputs, outputs) }
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn access(&self, _: usize) -> Access {
+        Access::Any
+    }
+
+    fn samples() -> Vec<Sample<Self>> {
+        vec![
+            Sample::new(Self { transpose_b: false }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 4, 5])]),
+            Sample::new(Self { transpose_b: true }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 5, 4])]),
+            Sample::new(Self { transpose_b: false }, [TensorType::f32([6, 9]), TensorType::f32([9, 1])]),
+        ]
+    }
+}

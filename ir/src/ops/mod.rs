@@ -1,0 +1,83 @@
+//! Every operator, one file each.
+
+mod attention;
+mod binary;
+mod cast;
+mod concat;
+mod constant;
+mod copy;
+mod expand;
+mod fused;
+mod index;
+mod input;
+mod layer_norm;
+mod linear;
+mod matmul;
+mod norm_modulate;
+mod partitioned_context_attention;
+mod patchify;
+mod reshape;
+mod rms_norm;
+mod rope;
+mod rope_table;
+mod route;
+mod slice;
+mod softmax;
+mod time_features;
+mod transpose;
+mod unary;
+mod unpatchify;
+mod weight;
+mod window_gather;
+mod window_mask;
+
+pub use attention::Attention;
+pub use binary::{Binary, BinaryKind};
+pub use cast::Cast;
+pub use concat::Concat;
+pub use constant::Constant;
+pub use copy::Copy;
+pub use expand::Expand;
+pub use fused::Fused;
+pub use index::Index;
+pub use input::Input;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use matmul::MatMul;
+pub use norm_modulate::NormModulate;
+pub use partitioned_context_attention::PartitionedContextAttention;
+pub use patchify::Patchify;
+pub use reshape::Reshape;
+pub use rms_norm::RmsNorm;
+pub use rope::Rope;
+pub use rope_table::{Positions, RopeTable, axial_split};
+pub use route::Route;
+pub use slice::Slice;
+pub use softmax::Softmax;
+pub use time_features::TimeFeatures;
+pub use transpose::Transpose;
+pub use unary::{Unary, UnaryKind};
+pub use unpatchify::Unpatchify;
+pub use weight::Weight;
+pub use window_gather::WindowGather;
+pub use window_mask::WindowMask;
+
+use crate::error::Problem;
+use crate::types::{DType, TensorType};
+
+/// Checks the number of inputs.
+pub(crate) fn arity(inputs: &[&TensorType], want: usize) -> Result<(), Problem> {
+    crate::ensure!(inputs.len() == want, "takes {want} inputs, got {}", inputs.len());
+    Ok(())
+}
+
+/// Checks that an input holds real numbers.
+pub(crate) fn float(inputs: &[&TensorType], index: usize) -> Result<(), Problem> {
+    crate::ensure!(inputs[index].dtype.is_float(), "input {index} must be real numbers, is {}", inputs[index]);
+    Ok(())
+}
+
+/// Type of arithmetic on two operands: their own where equal, else `f32`.
+pub(crate) fn promote(a: DType, b: DType) -> DType {
+    if a == b { a } else { DType::F32 }
+}

@@ -1,0 +1,227 @@
+//! Plans: kernel calls, buffers and lifetimes as plain data.
+//!
+//! A plan knows no backend. Each [`Call`] is an [`Op`] on typed, strided [`Operand`]s; a backend decides how
+//! to run it. Values live in *regions*: weights (from the checkpoint), `Persistent` memory (inputs, and what
+//! one entry leaves for a later one) and `Scratch` memory, which every entry reuses from its start.
+//!
+//! [`Plan::check`] proves a plan safe to execute: it trusts nothing the planner said, so that a plan from
+//! a file can be run without fear.
+
+mod check;
+mod codec;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use codec::{MAGIC, VERSION};
+
+use crate::event::Event;
+use crate::graph::Binding;
+use crate::op::{Op, Work};
+use crate::types::{DType, TensorType};
+
+/// Byte alignment of every buffer.
+pub const ALIGNMENT: u64 = 64;
+
+/// Where a buffer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Region {
+    /// Kept between entries: inputs, and values that a later entry reads.
+    Persistent,
+    /// Meaningless once the entry that wrote it has returned its outputs.
+    Scratch,
+}
+
+/// A run of bytes in a region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// The region.
+    pub region: Region,
+    /// First byte, a multiple of [`ALIGNMENT`].
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// What an operand refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// A weight, by its index in [`Plan::weights`].
+    Weight(u32),
+    /// A buffer, by its index in [`Plan::buffers`].
+    Buffer(u32),
+}
+
+/// A typed, strided view of a weight or a buffer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operand {
+    /// What is viewed.
+    pub place: Place,
+    /// Type of the view.
+    pub ty: TensorType,
+    /// First element of the view, counted in elements from the start of the place.
+    pub offset: u64,
+    /// Distance in elements between neighbours of each dimension; 0 repeats.
+    pub strides: Vec<u64>,
+}
+
+impl Operand {
+    /// Whether the elements are packed in row-major order (dimensions of size 1 may have any stride).
+    pub fn is_dense(&self) -> bool {
+        let mut want = 1u64;
+        for (&n, &s) in self.ty.shape.iter().zip(&self.strides).rev() {
+            if n != 1 && s != want {
+                return false;
+            }
+            want *= n as u64;
+        }
+        true
+    }
+
+    /// Whether neighbours in the last dimension are neighbours in memory.
+    pub fn has_packed_rows(&self) -> bool {
+        match (self.ty.shape.last(), self.strides.last()) {
+            (Some(&n), Some(&s)) => n == 1 || s == 1,
+            _ => true,
+        }
+    }
+}
+
+/// One kernel call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// What is computed.
+    pub op: Op,
+    /// From what.
+    pub inputs: Vec<Operand>,
+    /// Into what; always dense. Outputs that nobody reads still have a buffer.
+    pub outputs: Vec<Operand>,
+    /// Model path, for messages and traces.
+    pub at: String,
+}
+
+impl Call {
+    /// The call's work by its operator's own count.
+    pub fn work(&self) -> Work {
+        let inputs: Vec<&TensorType> = self.inputs.iter().map(|o| &o.ty).collect();
+        let outputs: Vec<TensorType> = self.outputs.iter().map(|o| o.ty.clone()).collect();
+        self.op.work(&inputs, &outputs)
+    }
+}
+
+/// A weight that the plan reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanWeight {
+    /// Canonical checkpoint name.
+    pub name: String,
+    /// Type that the kernels want; the loader converts from what the file holds.
+    pub ty: TensorType,
+}
+
+/// A tensor that the caller writes before, or reads after, an entry runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Name, e.g. `video`, `schedule`, `guided.audio`.
+    pub name: String,
+    /// The entry that first reads it (inputs) or that writes it (outputs).
+    pub binding: Binding,
+    /// Where it is; dense.
+    pub operand: Operand,
+}
+
+/// Numbers for people and for `explain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// FLOPs as built and specialised, nothing hoisted.
+    pub flops_before: BTreeMap<String, u64>,
+    /// FLOPs of each entry after all passes.
+    pub flops: BTreeMap<String, u64>,
+    /// Bytes moved by each entry's calls.
+    pub bytes: BTreeMap<String, u64>,
+    /// Weights as the kernels want them.
+    pub weight_bytes: u64,
+    /// Weights, persistent and scratch memory.
+    pub peak_bytes: u64,
+    /// The least that any placement of the same schedule needs: weights, persistent values and the largest sum of
+    /// live scratch bytes.
+    pub live_lower_bound_bytes: u64,
+    /// What every pass did and refused to do.
+    pub events: Vec<Event>,
+}
+
+/// What the plan is for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// Task, as on the command line.
+    pub task: String,
+    /// Clip, as on the command line: `TxHxW@L`.
+    pub clip: String,
+    /// Batch size.
+    pub batch: usize,
+    /// Guidance form, as on the command line.
+    pub guidance: String,
+    /// Target, as on the command line.
+    pub target: String,
+    /// Storage type of matrices.
+    pub dtype: DType,
+    /// Version of the compiler that wrote the plan.
+    pub compiler: String,
+    /// The model's configuration as JSON, defaults filled in.
+    pub config: serde_json::Value,
+}
+
+/// A program for a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What it is for.
+    pub about: About,
+    /// Weights that it reads; nothing else of a checkpoint is loaded.
+    pub weights: Vec<PlanWeight>,
+    /// Buffers of both regions.
+    pub buffers: Vec<Buffer>,
+    /// Bytes of persistent memory.
+    pub persistent_bytes: u64,
+    /// Bytes of scratch memory.
+    pub scratch_bytes: u64,
+    /// Tensors that the caller writes.
+    pub inputs: Vec<Port>,
+    /// Tensors that the caller reads.
+    pub outputs: Vec<Port>,
+    /// Calls of each entry point, in order.
+    pub entries: BTreeMap<Binding, Vec<Call>>,
+    /// Where the weights were when the plan was made, if they were there.
+    pub weights_from: Option<WeightsFrom>,
+    /// Numbers for people.
+    pub report: Report,
+}
+
+/// The checkpoint that a plan was made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightsFrom {
+    /// The model directory as an absolute path.
+    pub directory: String,
+    /// The same relative to the plan file's directory, tried first; empty where there is none.
+    pub relative: String,
+    /// BLAKE3 over the checkpoint's headers and samples of its data, in hexadecimal.
+    pub fingerprint: String,
+}
+
+impl Plan {
+    /// Calls of one entry point.
+    pub fn calls(&self, entry: Binding) -> &[Call] {
+        self.entries.get(&entry).map_or(&[], Vec::as_slice)
+    }
+
+    /// The input with this name.
+    pub fn input(&self, name: &str) -> Option<&Port> {
+        self.inputs.iter().find(|p| p.name == name)
+    }
+
+    /// The output with this name.
+    pub fn output(&self, name: &str) -> Option<&Port> {
+        self.outputs.iter().find(|p| p.name == name)
+    }
+}

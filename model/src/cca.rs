@@ -1,0 +1,80 @@
+//! Cross-modal context attention in its plain form (SPEC 4): gather, join with the context, mask, softmax.
+//!
+//! The plain form is slow and obvious. Raising replaces it by the fused operator, whose oracle it stays.
+
+use ccl_ir::ops::{Attention, BinaryKind, Concat, Expand, WindowGather, WindowMask};
+use ccl_ir::{IrError, Partition, Value};
+
+use crate::builder::{Added, Builder};
+use crate::guidance::{cross_flag, sees_flag};
+use crate::stream::Stream;
+use crate::tarp;
+
+impl Builder<'_> {
+    /// Tokens of the reading stream after its cross-modal attention: `x + CCA(x, other)`, or `x` alone where the pass
+    /// drops the attention. `x [B, L, d]` and `other [B, L_o, d_o]` are both as text attention left them.
+    pub fn cross(&mut self, m: Stream, n: usize, x: Value, other: Value) -> Added {
+        let module = &format!("{m}.blocks.{n}.cca");
+        let eps = self.config.eps;
+        let c = self.config.stream(m);
+        let q = self.layer_norm(&format!("{module}.norm"), x, eps)?;
+        let q = self.normed_heads(m, module, "q", "norm_q", q)?;
+        // q turns in every route, so that a stream behaves alike in all of them.
+        let q = self.rope(module, q, self.aligned(m))?;
+        let context = self.context(m, module)?;
+        let windowed = self.windowed(m, module, q, other, context)?;
+        let alone = self.context_only(module, q, context)?;
+        let o = self.route(module, sees_flag(self.pass.name, m), windowed, alone)?;
+        let o = self.join_heads(module, o)?;
+        let o = self.linear(&format!("{module}.o"), o, c.dim)?;
+        let sum = self.binary(module, BinaryKind::Add, x, o)?;
+        self.route(module, cross_flag(self.pass.name), sum, x)
+    }
+
+    /// Keys and values of the context tokens, `[n, H, D]` each.
+    fn context(&mut self, m: Stream, module: &str) -> Result<(Value, Value), IrError> {
+        let c = self.config.stream(m);
+        let tokens = self.weight(&format!("{module}.context"), [self.config.context_tokens(m), c.dim])?;
+        let k = self.normed_heads(m, module, "context_k", "norm_k", tokens)?;
+        let v = self.linear(&format!("{module}.context_v"), tokens, c.dim)?;
+        Ok((k, self.heads(module, v, c.heads)?))
+    }
+
+    /// Attention over the other stream's tokens that the partition shows, and the context.
+    fn windowed(&mut self, m: Stream, module: &str, q: Value, other: Value, context: (Value, Value)) -> Added {
+        let c = self.config.stream(m);
+        let y = self.layer_norm(&format!("{module}.norm_other"), other, self.config.eps)?;
+        let k = self.normed_heads(m, module, "k", "norm_k", y)?;
+        let k = self.rope(module, k, self.aligned(m.other()))?;
+        let v = self.linear(&format!("{module}.v"), y, c.dim)?;
+        let v = self.heads(module, v, c.heads)?;
+        let partition = tarp::partition(self.config, &self.grid, m);
+        let k = self.window(module, partition, k, context.0)?;
+        let v = self.window(module, partition, v, context.1)?;
+        let mask = WindowMask { partition, context: self.config.context_tokens(m) };
+        let mask = self.add(module, mask, &[])?;
+        let shape = self.graph.ty(q).shape.clone();
+        let (rows, _) = partition.row_shape();
+        let per_row = shape[1] / rows;
+        let q = self.reshape(module, q, [shape[0], rows, per_row, shape[2], shape[3]])?;
+        let o = self.add(module, Attention { masked: true, counted: false }, &[q, k, v, mask])?;
+        self.reshape(module, o, shape)
+    }
+
+    /// The windows of `x [B, L_o, H, D]`, each followed by the context `[n, H, D]`: `[B, rows, s + n, H, D]`.
+    fn window(&mut self, module: &str, partition: Partition, x: Value, context: Value) -> Added {
+        let seen = self.add(module, WindowGather { partition }, &[x])?;
+        let (rows, _) = partition.row_shape();
+        let shape = [&[self.spec.batch, rows][..], &self.graph.ty(context).shape].concat();
+        let context = self.add(module, Expand { shape }, &[context])?;
+        self.add(module, Concat { axis: 2 }, &[seen, context])
+    }
+
+    /// Attention over the context alone.
+    fn context_only(&mut self, module: &str, q: Value, (k, v): (Value, Value)) -> Added {
+        let shape = [&[self.spec.batch][..], &self.graph.ty(k).shape].concat();
+        let k = self.add(module, Expand { shape: shape.clone() }, &[k])?;
+        let v = self.add(module, Expand { shape }, &[v])?;
+        self.attend(module, q, k, v, None)
+    }
+}

@@ -1,0 +1,174 @@
+//! Fusion: elementwise operators become one chain, and a chain that starts at a matrix product becomes its epilogue.
+//!
+//! A value is computed inside its reader when nobody else reads it, both are computed at the same moment and have the same
+//! shape. The result is bit for bit what the single operators give.
+
+use ccl_ir::chain::{Arg, Instr};
+use ccl_ir::{Binding, Chain, Graph, NodeId, Op, Value, ops};
+
+use crate::error::PassError;
+use crate::rebuild::Rebuild;
+use crate::record::Record;
+
+struct Site<'a> {
+    graph: &'a Graph,
+    users: Vec<Vec<NodeId>>,
+    bindings: Vec<Binding>,
+}
+
+impl Site<'_> {
+    /// Why `reader` cannot compute `v` on the fly, or nothing.
+    fn obstacle(&self, v: Value, reader: NodeId) -> Option<&'static str> {
+        if self.graph.outputs.iter().any(|o| o.value == v) {
+            return Some("the value is a result");
+        }
+        let mut readers = self.users[v.node.index()].iter();
+        if readers.any(|&u| u != reader) {
+            return Some("the value is read elsewhere too");
+        }
+        if self.bindings[v.node.index()] != self.bindings[reader.index()] {
+            return Some("the value is computed at another moment");
+        }
+        if self.graph.ty(v).shape != self.graph.node(reader).types[0].shape {
+            return Some("the value has another shape: it would be computed again for every repetition");
+        }
+        None
+    }
+}
+
+/// Fuses elementwise chains, then chains into products.
+///
+/// # Errors
+/// When a fused operator cannot take its inputs: a fault of the pass.
+pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+    let chained = chains(graph, record)?;
+    let chained = crate::dead::run(&chained, &mut Record::default())?;
+    let fused = epilogues(&chained, record)?;
+    crate::dead::run(&fused, &mut Record::default())
+}
+
+fn single(op: &Op) -> Option<Chain> {
+    match op {
+        Op::Unary(u) => Some(Chain::unary(u.kind)),
+        Op::Binary(b) => Some(Chain::binary(b.kind)),
+        Op::Fused(f) => Some(f.chain.clone()),
+        _ => None,
+    }
+}
+
+/// Every elementwise node becomes a `Fused` node that computes as much of its inputs as it may.
+fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+    let site = Site { graph, users: graph.users(), bindings: graph.bindings() };
+    let mut re = Rebuild::new(graph);
+    // The chain of each elementwise node and its inputs in terms of the old graph.
+    let mut known: Vec<Option<(Chain, Vec<Value>)>> = vec![None; graph.nodes().len()];
+    for (id, node) in graph.iter() {
+        let Some(mut chain) = single(&node.op) else {
+            re.keep(id).map_err(PassError::ir("fuse"))?;
+            continue;
+        };
+        let mut inputs = node.inputs.clone();
+        let mut slot = 0;
+        let mut taken = 0;
+        while slot < inputs.len() {
+            let v = inputs[slot];
+            if let Op::Constant(c) = graph.op(v)
+                && inputs.len() > 1
+            {
+                chain.bind_constant(slot as u16, c.value);
+                inputs.remove(slot);
+                continue;
+            }
+            let Some((inner, inner_inputs)) = known[v.node.index()].as_ref() else {
+                slot += 1;
+                continue;
+            };
+            match (site.obstacle(v, id), chain.inline(slot as u16, inner)) {
+                (None, Some(longer)) => {
+                    chain = longer;
+                    inputs.remove(slot);
+                    inputs.extend(inner_inputs);
+                    taken += 1;
+                }
+                (Some(reason), _) => {
+                    record.refused("fuse", "chain", &graph.node(v.node).at, reason);
+                    slot += 1;
+                }
+                (None, None) => {
+                    record.refused("fuse", "chain", &graph.node(v.node).at, "the chain would be too long");
+                    slot += 1;
+                }
+            }
+        }
+        merge_equal(&mut chain, &mut inputs);
+        if taken > 0 {
+            let saved = taken * 2 * node.types[0].bytes() as i64;
+            let reason = format!("{} in one pass over memory", chain.formula());
+            record.applied("fuse", "chain", &node.at, reason, 0, -saved);
+        }
+        let new_inputs: Vec<Value> = inputs.iter().map(|&v| re.get(v)).collect();
+        re.put(id, ops::Fused { chain: chain.clone() }.into(), &new_inputs).map_err(PassError::ir("fuse"))?;
+        known[id.index()] = Some((chain, inputs));
+    }
+    Ok(re.finish())
+}
+
+/// Inputs that are one value are read once.
+fn merge_equal(chain: &mut Chain, inputs: &mut Vec<Value>) {
+    let mut b = 1;
+    while b < inputs.len() {
+        match inputs[..b].iter().position(|v| *v == inputs[b]) {
+            Some(a) => {
+                chain.merge_inputs(a as u16, b as u16);
+                inputs.remove(b);
+            }
+            None => b += 1,
+        }
+    }
+}
+
+/// A chain that reads a product which nobody else reads becomes the product's epilogue.
+fn epilogues(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+    let site = Site { graph, users: graph.users(), bindings: graph.bindings() };
+    let mut re = Rebuild::new(graph);
+    for (id, node) in graph.iter() {
+        let Op::Fused(fused) = &node.op else {
+            re.keep(id).map_err(PassError::ir("fuse"))?;
+            continue;
+        };
+        let product = |v: &Value| matches!(graph.op(*v), Op::Linear(l) if l.epilogue.is_none());
+        let candidates: Vec<usize> = (0..node.inputs.len()).filter(|&i| product(&node.inputs[i])).collect();
+        let Some(&slot) = candidates.iter().rev().find(|&&i| site.obstacle(node.inputs[i], id).is_none()) else {
+            if let Some(&i) = candidates.first() {
+                let reason = site.obstacle(node.inputs[i], id).unwrap_or_default();
+                record.refused("fuse", "epilogue", &node.at, reason);
+            }
+            re.keep(id).map_err(PassError::ir("fuse"))?;
+            continue;
+        };
+        let linear = graph.node(node.inputs[slot].node);
+        let Op::Linear(op) = &linear.op else { unreachable!("candidates are products") };
+        let op = ops::Linear { bias: op.bias, epilogue: Some(product_first(&fused.chain, slot as u16)) };
+        let mut inputs: Vec<Value> = linear.inputs.iter().map(|&v| re.get(v)).collect();
+        inputs.extend(node.inputs.iter().enumerate().filter(|(i, _)| *i != slot).map(|(_, &v)| re.get(v)));
+        let saved = 2 * node.types[0].bytes() as i64;
+        let reason = format!("{} while the product is in cache", fused.chain.formula());
+        record.applied("fuse", "epilogue", &linear.at, reason, 0, -saved);
+        re.put(id, op.into(), &inputs).map_err(PassError::ir("fuse"))?;
+    }
+    Ok(re.finish())
+}
+
+/// The chain with input `slot` moved to the front.
+fn product_first(chain: &Chain, slot: u16) -> Chain {
+    let order = |a: Arg| match a {
+        Arg::In(n) if n == slot => Arg::In(0),
+        Arg::In(n) if n < slot => Arg::In(n + 1),
+        other => other,
+    };
+    let step = |s: &Instr| match *s {
+        Instr::Unary(k, a) => Instr::Unary(k, order(a)),
+        Instr::Binary(k, a, b) => Instr::Binary(k, order(a), order(b)),
+    };
+    Chain { inputs: chain.inputs, steps: chain.steps.iter().map(step).collect() }
+}

@@ -1,0 +1,37 @@
+//! Graph to graph and graph to plan: the compiler proper.
+//!
+//! [`compile`] runs the whole [`pipeline`]. Each pass is one module with one public function that takes a graph and
+//! returns a new one, and writes an [`ccl_ir::Event`] for every rewrite and every refusal:
+//!
+//! 1. [`specialise`]: routes get the task's answers, unwanted outputs go;
+//! 2. [`dead`]: what no output needs goes, weights included;
+//! 3. [`simplify`] and [`cse`]: neutral operations go, equal values are computed once, across guidance passes;
+//! 4. [`raise`]: plain patterns become `NormModulate` and `PartitionedContextAttention`;
+//! 5. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
+//! 6. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
+//! 7. [`layout`]: copies where a kernel cannot read a view;
+//! 8. [`lower`]: calls, order, buffers, offsets.
+//!
+//! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
+#![deny(missing_docs)]
+
+pub mod cse;
+pub mod dead;
+pub mod error;
+pub mod fuse;
+pub mod hoist;
+pub mod layout;
+pub mod lower;
+pub mod memory;
+pub mod order;
+pub mod pipeline;
+pub mod raise;
+pub mod rebuild;
+pub mod record;
+pub mod simplify;
+pub mod specialise;
+pub mod validate;
+
+pub use error::PassError;
+pub use pipeline::{Options, compile};
+pub use record::Record;

@@ -1,0 +1,89 @@
+//! All passes in order.
+
+use ccl_ir::plan::About;
+use ccl_ir::{Graph, Plan};
+
+use crate::error::PassError;
+use crate::record::Record;
+use crate::specialise::Answers;
+use crate::validate::Validator;
+use crate::{cse, dead, fuse, hoist, layout, lower, raise, simplify, specialise};
+
+/// Rows of the schedule that a plan holds. The prologue embeds all of them at once; a longer schedule runs the prologue again.
+pub const SCHEDULE_ROWS: usize = 64;
+
+/// Settings of one compilation.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Rows of the schedule table.
+    pub schedule_rows: usize,
+    /// Whether to raise plain patterns to fused operators. Off, the plan computes the plain patterns: the oracle.
+    pub raise: bool,
+    /// Whether to fuse elementwise operators.
+    pub fuse: bool,
+    /// Whether to run the reference interpreter before and after each pass, on random inputs.
+    pub validate: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { schedule_rows: SCHEDULE_ROWS, raise: true, fuse: true, validate: false }
+    }
+}
+
+/// A graph transformation that succeeded.
+type Passed = Result<Graph, PassError>;
+
+/// Compiles a graph for a task.
+///
+/// `answers` has an answer for each route flag of the graph; `about` goes into the plan as it is.
+///
+/// # Errors
+/// When a route has no answer, when a pass breaks the graph, and under `validate` when a pass changes a result.
+pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options) -> Result<Plan, PassError> {
+    let mut record = Record::default();
+    let mut check = Validator::new(options.validate);
+    check_graph(graph, "build")?;
+
+    let mut pass = |name: &'static str, from: &Graph, run: &dyn Fn(&Graph, &mut Record) -> Passed| -> Passed {
+        let to = run(from, &mut record)?;
+        check_graph(&to, name)?;
+        check.compare(name, from, &to)?;
+        Ok(to)
+    };
+
+    let answered = specialise::answered(graph, answers)?;
+    let g = pass("specialise", &answered, &|_, r| specialise::run(graph, answers, r))?;
+    let g = pass("dead", &g, &dead::run)?;
+    let before = g.total_work().flops;
+
+    let g = pass("simplify", &g, &simplify::run)?;
+    let g = pass("cse", &g, &cse::run)?;
+    // What became equal by merging can make more neutral: a guidance term whose two passes are one.
+    let g = pass("simplify", &g, &simplify::run)?;
+    let mut g = pass("dead", &g, &dead::run)?;
+    if options.raise {
+        g = pass("raise", &g, &raise::run)?;
+        g = pass("simplify", &g, &simplify::run)?;
+        g = pass("cse", &g, &cse::run)?;
+        g = pass("dead", &g, &dead::run)?;
+    }
+    g = pass("hoist", &g, &|g, r| hoist::run(g, options.schedule_rows, r))?;
+    g = pass("dead", &g, &dead::run)?;
+    if options.fuse {
+        g = pass("fuse", &g, &fuse::run)?;
+    }
+    let g = pass("layout", &g, &layout::run)?;
+    hoist::report(&g, &mut record);
+
+    let mut plan = lower::run(&g, about, &mut record);
+    plan.report.flops_before = ccl_ir::Binding::ALL.iter().map(|b| (b.name().to_string(), 0)).collect();
+    plan.report.flops_before.insert(ccl_ir::Binding::Step.name().into(), before);
+    plan.report.events = record.events;
+    plan.check().map_err(PassError::ir("lower"))?;
+    Ok(plan)
+}
+
+fn check_graph(graph: &Graph, pass: &'static str) -> Result<(), PassError> {
+    ccl_ir::verify::verify(graph).map_err(PassError::ir(pass))
+}

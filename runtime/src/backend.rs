@@ -1,0 +1,98 @@
+//! What a device must do to run plans.
+//!
+//! A [`Backend`] is a device that is ready; an [`Instance`] is one plan on it, with its weights and memory. Plans know no
+//! backend: the same plan data goes to each, and each decides how to run a call.
+//!
+//! A device may run ahead of the host. [`Instance::run`] may return when the work is queued; [`Instance::read`] waits
+//! for what it reads. A kernel that fails is reported by the `run` or `read` that first learns of it, with the
+//! operator and the model path of its call, never dropped.
+
+use std::sync::Arc;
+
+use ccl_ir::{Binding, Plan};
+
+use crate::device::{DeviceInfo, host_memory, human_bytes};
+use crate::error::RuntimeError;
+use crate::host::HostTensor;
+use crate::profile::CallTime;
+use crate::weights::WeightSource;
+
+/// A device that can run plans.
+pub trait Backend: Send + Sync {
+    /// Name as on the command line, e.g. `cpu`.
+    fn name(&self) -> &'static str;
+
+    /// What the device is and can do, as found at run time.
+    fn describe(&self) -> DeviceInfo;
+
+    /// Checks the plan, loads its weights and allocates its memory. Runs nothing yet.
+    ///
+    /// # Errors
+    /// When the plan is not safe to run or asks for what the device lacks, when a weight is missing or does not fit,
+    /// or when memory does not suffice.
+    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError>;
+}
+
+/// A plan on a device.
+pub trait Instance: Send {
+    /// The plan.
+    fn plan(&self) -> &Arc<Plan>;
+
+    /// Writes the plan's input number `input` (an index into [`Plan::inputs`]), converting real numbers to the type that
+    /// the plan stores.
+    ///
+    /// # Errors
+    /// When there is no such input, or the tensor has another shape or kind of number.
+    fn write(&mut self, input: usize, tensor: &HostTensor) -> Result<(), RuntimeError>;
+
+    /// Runs all calls of one entry point, in order.
+    ///
+    /// # Errors
+    /// When a kernel fails; the error names it and its place in the model.
+    fn run(&mut self, entry: Binding) -> Result<(), RuntimeError>;
+
+    /// Reads the plan's output number `output` (an index into [`Plan::outputs`]), once everything before it is done.
+    ///
+    /// # Errors
+    /// When there is no such output, or a kernel before it failed.
+    fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError>;
+
+    /// Memory that this instance holds: buffers, and the weights that it owns or maps.
+    fn resident_bytes(&self) -> u64;
+
+    /// Starts or stops measuring each call. Off at first: measuring may keep a device from running ahead.
+    fn set_profiling(&mut self, on: bool);
+
+    /// Takes the times measured since the last call, in the order of execution.
+    fn take_profile(&mut self) -> Vec<CallTime>;
+}
+
+/// Finds a port by index, for implementations of [`Instance`].
+pub(crate) fn port<'p>(
+    ports: &'p [ccl_ir::plan::Port],
+    index: usize,
+    kind: &'static str,
+) -> Result<&'p ccl_ir::plan::Port, RuntimeError> {
+    let problem = || format!("{kind} {index} was asked for, the plan has {}", ports.len());
+    ports.get(index).ok_or_else(|| RuntimeError::order("instance", problem()))
+}
+
+/// Refuses a plan whose buffers the host has no room for, before the system lets a program take what is not there.
+pub(crate) fn check_memory(plan: &Plan) -> Result<(), RuntimeError> {
+    match host_memory().available_bytes {
+        Some(free) if buffer_bytes(plan) > free => {
+            Err(refuse_memory(plan, format!("{} are available", human_bytes(free))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error for a plan whose buffers cannot be had.
+pub(crate) fn refuse_memory(plan: &Plan, why: String) -> RuntimeError {
+    let what = format!("buffers of task {}, clip {}", plan.about.task, plan.about.clip);
+    RuntimeError::Memory { what, bytes: buffer_bytes(plan), problem: format!("{why}; take a smaller clip or batch") }
+}
+
+fn buffer_bytes(plan: &Plan) -> u64 {
+    plan.persistent_bytes.saturating_add(plan.scratch_bytes)
+}

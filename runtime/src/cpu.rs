@@ -1,0 +1,221 @@
+//! The CPU backend: native kernels on a pool of threads.
+//!
+//! An instance holds one block of memory per region, as large as the plan says, and reads weights where their files are
+//! mapped. A step allocates nothing but the kernels' own small work areas. Results do not depend on the number of threads.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use ccl_codegen::cpu::view::View;
+use ccl_codegen::cpu::{self, KernelError};
+use ccl_ir::plan::{Operand, Place, Region};
+use ccl_ir::{Binding, DType, Plan};
+use memmap2::{MmapMut, MmapRaw};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::backend::{Backend, Instance, check_memory, port, refuse_memory};
+use crate::device::{DeviceInfo, cpu_name, cpu_simd, host_memory};
+use crate::error::RuntimeError;
+use crate::host::HostTensor;
+use crate::profile::{CallTime, Profiler};
+use crate::weights::{WeightBytes, WeightSource};
+
+/// Most threads of one pool: more than any machine has, few enough to start.
+const MAX_THREADS: usize = 4096;
+
+/// The host's processor.
+pub struct CpuBackend {
+    pool: Arc<ThreadPool>,
+}
+
+impl CpuBackend {
+    /// A backend with its own pool; `None` takes all hardware threads.
+    ///
+    /// # Errors
+    /// When `threads` is 0 or absurd, or the system refuses to start them.
+    pub fn new(threads: Option<usize>) -> Result<Self, RuntimeError> {
+        let threads = threads.unwrap_or_else(hardware_threads);
+        if threads == 0 || threads > MAX_THREADS {
+            let problem =
+                format!("{threads} threads; give 1 to {MAX_THREADS}, or leave the option out to use all cores");
+            return Err(RuntimeError::option("--threads", problem));
+        }
+        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("ccl-cpu-{i}")).build();
+        let pool = pool.map_err(|e| RuntimeError::Backend {
+            backend: "cpu",
+            problem: format!("cannot start {threads} threads: {e}; try --threads 1"),
+        })?;
+        Ok(Self { pool: Arc::new(pool) })
+    }
+
+    /// Number of threads of the pool.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+fn hardware_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS)
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn describe(&self) -> DeviceInfo {
+        DeviceInfo {
+            backend: self.name().into(),
+            name: cpu_name(),
+            kind: "cpu".into(),
+            threads: Some(self.threads()),
+            cores: Some(hardware_threads()),
+            simd: cpu_simd(),
+            memory: host_memory(),
+            element_types: vec![DType::F32, DType::F16, DType::Bf16, DType::I32],
+            limits: Vec::new(),
+        }
+    }
+
+    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {
+        plan.check()?;
+        let memory = Memory::allocate(&plan)?;
+        // In the pool, because a source may convert in parallel.
+        let load = || plan.weights.iter().map(|w| weights.load(&w.name, &w.ty)).collect::<Result<_, _>>();
+        let weights = self.pool.install(load)?;
+        Ok(Box::new(CpuInstance { plan, pool: Arc::clone(&self.pool), memory, weights, profiler: Profiler::default() }))
+    }
+}
+
+/// The memory of both regions, zero at first, its pages only taken when they are touched.
+struct Memory {
+    persistent: MmapRaw,
+    scratch: MmapRaw,
+}
+
+impl Memory {
+    fn allocate(plan: &Plan) -> Result<Self, RuntimeError> {
+        check_memory(plan)?;
+        let map = |bytes: u64| {
+            let bytes =
+                usize::try_from(bytes).map_err(|_| refuse_memory(plan, "more than this machine can address".into()))?;
+            MmapMut::map_anon(bytes.max(1))
+                .map(MmapRaw::from)
+                .map_err(|e| refuse_memory(plan, format!("which the system refuses ({e})")))
+        };
+        Ok(Self { persistent: map(plan.persistent_bytes)?, scratch: map(plan.scratch_bytes)? })
+    }
+
+    fn base(&self, region: Region) -> *mut u8 {
+        match region {
+            Region::Persistent => self.persistent.as_mut_ptr(),
+            Region::Scratch => self.scratch.as_mut_ptr(),
+        }
+    }
+}
+
+/// A plan in the host's memory.
+struct CpuInstance {
+    plan: Arc<Plan>,
+    pool: Arc<ThreadPool>,
+    memory: Memory,
+    weights: Vec<WeightBytes>,
+    profiler: Profiler,
+}
+
+/// Resolves operands to memory.
+#[derive(Clone, Copy)]
+struct Resolver<'a> {
+    plan: &'a Plan,
+    memory: &'a Memory,
+    weights: &'a [WeightBytes],
+}
+
+impl<'a> Resolver<'a> {
+    fn view(&self, o: &'a Operand) -> View<'a> {
+        let base = match o.place {
+            Place::Weight(w) => self.weights[w as usize].bytes().as_ptr().cast_mut(),
+            Place::Buffer(b) => {
+                let buffer = &self.plan.buffers[b as usize];
+                self.memory.base(buffer.region).wrapping_add(buffer.offset as usize)
+            }
+        };
+        View { ptr: base.wrapping_add((o.offset * o.ty.dtype.bytes()) as usize), ty: &o.ty, strides: &o.strides }
+    }
+}
+
+impl CpuInstance {
+    fn resolver(&self) -> Resolver<'_> {
+        Resolver { plan: &self.plan, memory: &self.memory, weights: &self.weights }
+    }
+}
+
+impl Instance for CpuInstance {
+    fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    fn write(&mut self, input: usize, tensor: &HostTensor) -> Result<(), RuntimeError> {
+        let port = port(&self.plan.inputs, input, "input")?;
+        tensor.check(&port.name, &port.operand.ty)?;
+        let view = self.resolver().view(&port.operand);
+        // SAFETY: `Plan::check` proved that ports are dense and lie inside their region, which lives as long as `self`;
+        // `&mut self` keeps kernels and other accesses away while the slice lives.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(view.ptr, port.operand.ty.bytes() as usize) };
+        tensor.encode(port.operand.ty.dtype, bytes);
+        Ok(())
+    }
+
+    fn run(&mut self, entry: Binding) -> Result<(), RuntimeError> {
+        let resolver = Resolver { plan: &self.plan, memory: &self.memory, weights: &self.weights };
+        let profiler = &mut self.profiler;
+        let calls = self.plan.calls(entry);
+        self.pool.install(|| {
+            let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+            for (index, call) in calls.iter().enumerate() {
+                inputs.clear();
+                inputs.extend(call.inputs.iter().map(|o| resolver.view(o)));
+                outputs.clear();
+                outputs.extend(call.outputs.iter().map(|o| resolver.view(o)));
+                let start = profiler.start();
+                // SAFETY: `Plan::check` proved for every call that its operands have the types that the operator infers,
+                // lie inside their buffers, that outputs are dense and share no byte with other operands except where
+                // the operator allows it; instantiation proved that weights have the bytes of their types. The memory
+                // lives as long as `self`, and `&mut self` keeps everybody else away.
+                let done = unsafe { cpu::run(&call.op, &inputs, &outputs) };
+                done.map_err(|e| RuntimeError::Kernel {
+                    entry,
+                    op: call.op.name(),
+                    at: call.at.clone(),
+                    problem: match e {
+                        KernelError::BadValue { reason, .. } => reason,
+                        unsupported => unsupported.to_string(),
+                    },
+                })?;
+                profiler.stop(start, entry, index, call);
+            }
+            Ok(())
+        })
+    }
+
+    fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError> {
+        let port = port(&self.plan.outputs, output, "output")?;
+        let view = self.resolver().view(&port.operand);
+        // SAFETY: as in `write`; nothing writes while the slice lives.
+        let bytes = unsafe { std::slice::from_raw_parts(view.ptr, port.operand.ty.bytes() as usize) };
+        Ok(HostTensor::decode(&port.operand.ty, bytes))
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let weights: u64 = self.weights.iter().map(|w| w.bytes().len() as u64).sum();
+        self.plan.persistent_bytes + self.plan.scratch_bytes + weights
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.profiler.set(on);
+    }
+
+    fn take_profile(&mut self) -> Vec<CallTime> {
+        self.profiler.take()
+    }
+}

@@ -1,0 +1,184 @@
+//! The reference backend: plans by the operators' own definitions, slow and obvious.
+//!
+//! It walks the same plan over the same buffers as every other backend, but each call gathers its operands element by
+//! element, evaluates [`ccl_ir::Op::eval`] in `f32` and scatters the results. Where a backend differs from it, a kernel is
+//! wrong; where it differs from the graph, the plan is.
+
+use std::sync::Arc;
+
+use ccl_ir::plan::{Call, Operand, Place, Region};
+use ccl_ir::{Binding, DType, Plan, Problem, Tensor};
+
+use crate::backend::{Backend, Instance, check_memory, port, refuse_memory};
+use crate::device::{DeviceInfo, cpu_name, host_memory};
+use crate::error::RuntimeError;
+use crate::host::HostTensor;
+use crate::profile::{CallTime, Profiler};
+use crate::weights::{WeightBytes, WeightSource};
+
+/// Evaluates plans on one thread without kernels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReferenceBackend;
+
+impl Backend for ReferenceBackend {
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn describe(&self) -> DeviceInfo {
+        DeviceInfo {
+            backend: self.name().into(),
+            name: cpu_name(),
+            kind: "interpreter".into(),
+            threads: Some(1),
+            cores: None,
+            simd: Vec::new(),
+            memory: host_memory(),
+            element_types: vec![DType::F32, DType::F16, DType::Bf16, DType::I32],
+            limits: Vec::new(),
+        }
+    }
+
+    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {
+        plan.check()?;
+        check_memory(&plan)?;
+        let persistent = zeros(&plan, plan.persistent_bytes)?;
+        let scratch = zeros(&plan, plan.scratch_bytes)?;
+        let weights = plan.weights.iter().map(|w| weights.load(&w.name, &w.ty)).collect::<Result<_, _>>()?;
+        Ok(Box::new(ReferenceInstance { plan, persistent, scratch, weights, profiler: Profiler::default() }))
+    }
+}
+
+/// Memory for one region of a plan.
+fn zeros(plan: &Plan, bytes: u64) -> Result<Vec<u8>, RuntimeError> {
+    let mut memory = Vec::new();
+    let reserved = usize::try_from(bytes).ok().filter(|&n| memory.try_reserve_exact(n).is_ok());
+    memory.resize(reserved.ok_or_else(|| refuse_memory(plan, "which the system refuses".into()))?, 0);
+    Ok(memory)
+}
+
+/// A plan and its memory.
+struct ReferenceInstance {
+    plan: Arc<Plan>,
+    persistent: Vec<u8>,
+    scratch: Vec<u8>,
+    weights: Vec<WeightBytes>,
+    profiler: Profiler,
+}
+
+impl ReferenceInstance {
+    fn bytes(&self, place: Place) -> &[u8] {
+        match place {
+            Place::Weight(w) => self.weights[w as usize].bytes(),
+            Place::Buffer(b) => {
+                let buffer = &self.plan.buffers[b as usize];
+                let region = match buffer.region {
+                    Region::Persistent => &self.persistent,
+                    Region::Scratch => &self.scratch,
+                };
+                &region[buffer.offset as usize..(buffer.offset + buffer.bytes) as usize]
+            }
+        }
+    }
+
+    /// The elements that an operand views.
+    fn gather(&self, o: &Operand) -> Tensor<f32> {
+        let bytes = self.bytes(o.place);
+        Tensor::from_fn(o.ty.shape.clone(), |index| {
+            let steps: u64 = index.iter().zip(&o.strides).map(|(&i, s)| i as u64 * s).sum();
+            element(o.ty.dtype, bytes, (o.offset + steps) as usize)
+        })
+    }
+
+    /// Stores a tensor where a dense operand is.
+    fn scatter(&mut self, o: &Operand, tensor: &HostTensor) {
+        let Place::Buffer(b) = o.place else { return };
+        let buffer = &self.plan.buffers[b as usize];
+        let start = (buffer.offset + o.offset * o.ty.dtype.bytes()) as usize;
+        let region = match buffer.region {
+            Region::Persistent => &mut self.persistent,
+            Region::Scratch => &mut self.scratch,
+        };
+        tensor.encode(o.ty.dtype, &mut region[start..start + o.ty.bytes() as usize]);
+    }
+
+    fn call(&mut self, call: &Call) -> Result<(), Problem> {
+        let inputs: Vec<Tensor<f32>> = call.inputs.iter().map(|o| self.gather(o)).collect();
+        let outputs = call.op.eval(&inputs.iter().collect::<Vec<_>>())?;
+        for (o, tensor) in call.outputs.iter().zip(outputs) {
+            if !tensor.matches(&o.ty) {
+                return Err(Problem::new(format!("evaluates to shape {:?}, the plan says {}", tensor.shape, o.ty)));
+            }
+            let tensor = if o.ty.dtype.is_float() {
+                HostTensor::f32(tensor.shape, tensor.data)
+            } else {
+                HostTensor::i32(tensor.shape, tensor.data.iter().map(|&x| x as i32).collect())
+            };
+            self.scatter(o, &tensor);
+        }
+        Ok(())
+    }
+}
+
+/// One element; integers become whole numbers.
+fn element(dtype: DType, bytes: &[u8], index: usize) -> f32 {
+    let at = index * dtype.bytes() as usize;
+    let two = || [bytes[at], bytes[at + 1]];
+    let four = || [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+    match dtype {
+        DType::F32 => f32::from_ne_bytes(four()),
+        DType::F16 => half::f16::from_ne_bytes(two()).to_f32(),
+        DType::Bf16 => half::bf16::from_ne_bytes(two()).to_f32(),
+        DType::I32 => i32::from_ne_bytes(four()) as f32,
+    }
+}
+
+impl Instance for ReferenceInstance {
+    fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    fn write(&mut self, input: usize, tensor: &HostTensor) -> Result<(), RuntimeError> {
+        let operand = {
+            let port = port(&self.plan.inputs, input, "input")?;
+            tensor.check(&port.name, &port.operand.ty)?;
+            port.operand.clone()
+        };
+        self.scatter(&operand, tensor);
+        Ok(())
+    }
+
+    fn run(&mut self, entry: Binding) -> Result<(), RuntimeError> {
+        let plan = Arc::clone(&self.plan);
+        for (index, call) in plan.calls(entry).iter().enumerate() {
+            let start = self.profiler.start();
+            self.call(call).map_err(|problem| RuntimeError::Kernel {
+                entry,
+                op: call.op.name(),
+                at: call.at.clone(),
+                problem: problem.0,
+            })?;
+            self.profiler.stop(start, entry, index, call);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError> {
+        let o = &port(&self.plan.outputs, output, "output")?.operand;
+        let start = (o.offset * o.ty.dtype.bytes()) as usize;
+        Ok(HostTensor::decode(&o.ty, &self.bytes(o.place)[start..start + o.ty.bytes() as usize]))
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let weights: u64 = self.weights.iter().map(|w| w.bytes().len() as u64).sum();
+        (self.persistent.len() + self.scratch.len()) as u64 + weights
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.profiler.set(on);
+    }
+
+    fn take_profile(&mut self) -> Vec<CallTime> {
+        self.profiler.take()
+    }
+}

@@ -1,0 +1,110 @@
+//! Tensors of the caller into and out of a plan's memory.
+
+use ccl_ir::{DType, TensorType};
+use half::{bf16, f16};
+
+use crate::error::RuntimeError;
+use crate::host::{HostData, HostTensor};
+
+impl HostTensor {
+    /// A tensor of zeros of this type, real numbers of every type as `f32`.
+    pub fn zeros(ty: &TensorType) -> Self {
+        let n = ty.elements() as usize;
+        let data = if ty.dtype.is_float() { HostData::F32(vec![0.0; n]) } else { HostData::I32(vec![0; n]) };
+        Self { shape: ty.shape.clone(), data }
+    }
+
+    /// Type and shape, for messages.
+    pub fn ty(&self) -> TensorType {
+        let dtype = if self.as_f32().is_some() { DType::F32 } else { DType::I32 };
+        TensorType::new(dtype, self.shape.clone())
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        self.as_f32().is_none_or(|d| d.iter().all(|x| x.is_finite()))
+    }
+
+    /// Checks that this tensor can be written where a plan wants `want`: the same shape, and real numbers for real
+    /// numbers.
+    ///
+    /// # Errors
+    /// Names the tensor, what it is and what it should be.
+    pub fn check(&self, name: &str, want: &TensorType) -> Result<(), RuntimeError> {
+        let got = self.ty();
+        if got.shape != want.shape || got.dtype.is_float() != want.dtype.is_float() {
+            return Err(RuntimeError::input("inputs", name, format!("is {got}, the plan wants {want}")));
+        }
+        let have = self.as_f32().map_or_else(|| self.as_i32().map_or(0, <[i32]>::len), <[f32]>::len);
+        if got.checked_elements() != Some(have as u64) {
+            return Err(RuntimeError::input("inputs", name, format!("is said to be {got} but has {have} elements")));
+        }
+        Ok(())
+    }
+
+    /// Writes the elements as `dtype` into `out`, which has room for exactly these.
+    pub(crate) fn encode(&self, dtype: DType, out: &mut [u8]) {
+        match (&self.data, dtype) {
+            (HostData::F32(d), DType::F16) => put(d, out, |x| f16::from_f32(x).to_ne_bytes()),
+            (HostData::F32(d), DType::Bf16) => put(d, out, |x| bf16::from_f32(x).to_ne_bytes()),
+            (HostData::F32(d), _) => out.copy_from_slice(bytemuck::cast_slice(d)),
+            (HostData::I32(d), _) => out.copy_from_slice(bytemuck::cast_slice(d)),
+        }
+    }
+
+    /// Reads elements that are stored as `ty` says.
+    pub(crate) fn decode(ty: &TensorType, bytes: &[u8]) -> Self {
+        let data = match ty.dtype {
+            DType::F32 => HostData::F32(get(bytes, f32::from_ne_bytes)),
+            DType::F16 => HostData::F32(get(bytes, |b| f16::from_ne_bytes(b).to_f32())),
+            DType::Bf16 => HostData::F32(get(bytes, |b| bf16::from_ne_bytes(b).to_f32())),
+            DType::I32 => HostData::I32(get(bytes, i32::from_ne_bytes)),
+        };
+        Self { shape: ty.shape.clone(), data }
+    }
+}
+
+fn put<T: Copy, const N: usize>(data: &[T], out: &mut [u8], bytes: impl Fn(T) -> [u8; N]) {
+    for (x, o) in data.iter().zip(out.chunks_exact_mut(N)) {
+        o.copy_from_slice(&bytes(*x));
+    }
+}
+
+fn get<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks::<N>().0.iter().map(|&b| value(b)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encode_and_decode_agree() {
+        let t = HostTensor::f32([2, 2], vec![0.5, -1.0, 3.25, 1e-3]);
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let ty = TensorType::new(dtype, [2, 2]);
+            let mut bytes = vec![0; ty.bytes() as usize];
+            t.encode(dtype, &mut bytes);
+            let back = HostTensor::decode(&ty, &bytes);
+            assert_eq!(back.shape, t.shape);
+            for (a, b) in back.as_f32().into_iter().flatten().zip(t.as_f32().into_iter().flatten()) {
+                let room = if dtype == DType::F32 { 0.0 } else { b.abs() / 128.0 };
+                assert!((a - b).abs() <= room, "{dtype}: {a} {b}");
+            }
+        }
+        let n = HostTensor::i32([1], vec![-7]);
+        let mut bytes = [0; 4];
+        n.encode(DType::I32, &mut bytes);
+        assert_eq!(HostTensor::decode(&TensorType::new(DType::I32, [1]), &bytes), n);
+    }
+
+    #[test]
+    fn check_names_the_tensor_and_both_types() {
+        let t = HostTensor::f32([2, 3], vec![0.0; 6]);
+        assert!(t.check("x", &TensorType::new(DType::Bf16, [2, 3])).is_ok());
+        let wrong = t.check("x", &TensorType::f32([3, 2])).map_err(|e| e.to_string());
+        assert_eq!(wrong, Err("inputs: `x` is f32[2,3], the plan wants f32[3,2]".into()));
+        assert!(t.check("x", &TensorType::new(DType::I32, [2, 3])).is_err());
+        assert!(HostTensor::f32([2, 3], vec![0.0; 5]).check("x", &TensorType::f32([2, 3])).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use ccl_ir::DType;
+use ccl_model::{Clip, Guidance, Task};
+use clap::{Args, ValueEnum};
+
+/// What to plan for.
+#[derive(Args, Clone, Debug)]
+pub struct SpecArgs {
+    /// What to produce: t2v t2a t2av a2v v2a joint
+    #[arg(long, value_name = "TASK")]
+    pub task: Option<Task>,
+    /// Guidance: none text two-pass three-pass modality-drop [default: none]
+    #[arg(long, value_name = "FORM")]
+    pub guidance: Option<Guidance>,
+    /// How matrices are stored; the CPU computes in f32 whatever they are [default: as in the checkpoint, else f32]
+    #[arg(long, value_name = "f32|bf16|f16", value_parser = dtype)]
+    pub dtype: Option<DType>,
+    /// Text tokens that a plan has room for; shorter prompts use fewer [default: 512, or what the inputs have if more]
+    #[arg(long, value_name = "N")]
+    pub text_tokens: Option<usize>,
+    /// Image tokens that a plan has room for, 0 for none [default: 257 where the model reads images]
+    #[arg(long, value_name = "N")]
+    pub image_tokens: Option<usize>,
+    /// Run the reference interpreter before and after every compiler pass (on a small twin of a large model)
+    #[arg(long)]
+    pub validate: bool,
+}
+
+/// Clip and batch where no inputs say them.
+#[derive(Args, Clone, Debug)]
+pub struct ClipArgs {
+    /// Latent sizes of the clip, frames x height x width @ audio, e.g. 21x44x80@158
+    #[arg(long, value_name = "TxHxW@L")]
+    pub clip: Option<Clip>,
+    /// Clips at once
+    #[arg(long, value_name = "B")]
+    pub batch: Option<usize>,
+}
+
+/// Where to run.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Where to run: auto takes cuda, then a hardware wgpu adapter, then cpu; reference is the slow oracle
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendName,
+    /// Threads of the cpu backend [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Backends by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// The best that is there.
+    Auto,
+    /// Native kernels on the host.
+    Cpu,
+    /// Any GPU through wgpu.
+    Wgpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// The operators' reference evaluation: slow, for comparison.
+    Reference,
+}
+
+/// A model, or a plan that was made from one.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// Model directory: config.json and *.safetensors
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    pub model: Option<PathBuf>,
+    /// A compiled plan; with --model too, the weights are read from that directory
+    #[arg(long, value_name = "F.cclp")]
+    pub plan: Option<PathBuf>,
+}
+
+/// Strength of the guidance; defaults are SPEC's per form and stream.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ScaleArgs {
+    /// Guidance scale of the video stream
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub scale_video: Option<f64>,
+    /// Guidance scale of the audio stream
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub scale_audio: Option<f64>,
+    /// Text guidance scale of the video stream (three-pass)
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub text_scale_video: Option<f64>,
+    /// Text guidance scale of the audio stream (three-pass)
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub text_scale_audio: Option<f64>,
+}
+
+impl ScaleArgs {
+    /// The value given for a scale input such as `text_scale.audio`.
+    pub fn given(&self, input: &str) -> Option<f64> {
+        match input {
+            "scale.video" => self.scale_video,
+            "scale.audio" => self.scale_audio,
+            "text_scale.video" => self.text_scale_video,
+            "text_scale.audio" => self.text_scale_audio,
+            _ => None,
+        }
+    }
+
+    /// The options that were given, as `(option, input)`.
+    pub fn all_given(&self) -> Vec<(&'static str, &'static str)> {
+        [
+            ("--scale-video", "scale.video"),
+            ("--scale-audio", "scale.audio"),
+            ("--text-scale-video", "text_scale.video"),
+            ("--text-scale-audio", "text_scale.audio"),
+        ]
+        .into_iter()
+        .filter(|(_, input)| self.given(input).is_some())
+        .collect()
+    }
+}
+
+/// Reads `--dtype`.
+///
+/// # Errors
+/// When there is no such type.
+pub fn dtype(text: &str) -> Result<DType, String> {
+    DType::from_name(text).filter(|d| d.is_float()).ok_or_else(|| "known are f32, bf16 and f16".into())
+}

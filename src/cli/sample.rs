@@ -1,0 +1,131 @@
+//! `ccl sample`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ccl::error::Error;
+use ccl_runtime::denoise::{Denoise, Progress};
+use ccl_runtime::inputs::Inputs;
+use ccl_runtime::sampler::SamplerKind;
+use ccl_runtime::write;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::forward::written;
+use super::prepare::{add_scales, prepare, start};
+
+/// Options of `ccl sample`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    clip: ClipArgs,
+    #[command(flatten)]
+    scales: ScaleArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Safetensors file with text, negative_text, noise.<stream>, and the clean `video` or `audio` of v2a and a2v
+    #[arg(long, value_name = "F")]
+    inputs: Option<PathBuf>,
+    /// Denoising steps
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// Shift of the noise levels
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    shift: f64,
+    /// euler or unipc
+    #[arg(long, value_name = "NAME", default_value = "euler", value_parser = sampler)]
+    sampler: SamplerKind,
+    /// Seed of the noise that the inputs do not give
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// File to write: sample.<stream>
+    #[arg(short, long, value_name = "F")]
+    output: PathBuf,
+}
+
+fn sampler(name: &str) -> Result<SamplerKind, String> {
+    SamplerKind::from_name(name).ok_or_else(|| "known are euler and unipc".into())
+}
+
+/// Samples a clip.
+///
+/// # Errors
+/// When a file, a tensor or an option is wrong, or a result is not finite.
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    write::check_writable(&args.output)?;
+    // Wrong numbers are said before anything is read.
+    args.sampler.levels(args.steps, args.shift)?;
+    let mut inputs = match &args.inputs {
+        Some(path) => Inputs::open(path)?,
+        None => Inputs::new(),
+    };
+    let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs)?;
+    add_scales(&mut inputs, prepared.guidance, &args.scales)?;
+    let mut session = start(prepared, &args.run)?;
+    let loop_ = Denoise { sampler: args.sampler, steps: args.steps, shift: args.shift, seed: args.seed };
+    let bar = bar(args.steps);
+    let outputs = loop_.run(&mut session, &inputs, &mut |p: Progress| {
+        if p.done == 0 {
+            tracing::info!("prologue: {:.2} s", p.seconds);
+        }
+        bar.set_position(p.done as u64);
+        ControlFlow::Continue(())
+    });
+    bar.finish();
+    let outputs = outputs?;
+    write::write_tensors(&args.output, &outputs)?;
+    written(&args.output, &outputs, json)
+}
+
+/// A bar with the step, the time a step takes and the time left, on standard error. Where that is no terminal, a line for every
+/// tenth of the work.
+fn bar(steps: usize) -> Steps {
+    use std::io::IsTerminal;
+    if !std::io::stderr().is_terminal() {
+        return Steps {
+            bar: None,
+            total: steps as u64,
+            begin: std::time::Instant::now(),
+            said: std::cell::Cell::new(0),
+        };
+    }
+    let bar = ProgressBar::new(steps as u64);
+    let style = ProgressStyle::with_template("step {pos}/{len} {wide_bar} {elapsed_precise}, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    Steps { bar: Some(bar), total: steps as u64, begin: std::time::Instant::now(), said: std::cell::Cell::new(0) }
+}
+
+struct Steps {
+    bar: Option<ProgressBar>,
+    total: u64,
+    begin: std::time::Instant,
+    said: std::cell::Cell<u64>,
+}
+
+impl Steps {
+    fn set_position(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            return;
+        }
+        let tenth = done * 10 / self.total.max(1);
+        if done > 0 && tenth > self.said.get() {
+            self.said.set(tenth);
+            let elapsed = self.begin.elapsed().as_secs_f64();
+            let left = elapsed / done as f64 * (self.total - done) as f64;
+            eprintln!("step {done}/{}: {elapsed:.1} s, {left:.1} s left", self.total);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

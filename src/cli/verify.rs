@@ -1,0 +1,197 @@
+//! `ccl verify`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use ccl::error::Error;
+use ccl_ir::tensor::relative_l2;
+use ccl_model::{Guidance, Task};
+use ccl_runtime::HostTensor;
+use ccl_runtime::denoise::Denoise;
+use ccl_runtime::inputs::Inputs;
+use ccl_runtime::sampler::SamplerKind;
+use ccl_runtime::session::{Session, Tensors};
+use ccl_runtime::tensorfile::TensorFile;
+use serde::Serialize;
+
+use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::prepare::{add_scales, prepare, start};
+
+/// Options of `ccl verify`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Safetensors file with the inputs
+    #[arg(long, value_name = "F")]
+    inputs: PathBuf,
+    /// Safetensors file with the expected results: velocity.<task>.<stream>, guided2.<stream>, guided3.<stream>,
+    /// sample.<stream>
+    #[arg(long, value_name = "F")]
+    expected: PathBuf,
+    /// Largest relative L2 difference
+    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    tolerance: f64,
+    /// How matrices are stored: f32 bf16 f16 [default: as in the checkpoint]
+    #[arg(long, value_name = "TYPE", value_parser = super::args::dtype)]
+    dtype: Option<ccl_ir::DType>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// One comparison.
+#[derive(Serialize)]
+struct Compared {
+    name: String,
+    relative_l2: Option<f64>,
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    ok: bool,
+    tolerance: f64,
+    compared: Vec<Compared>,
+    not_computed: Vec<String>,
+}
+
+/// A run that gives some of the expected results: how names of its outputs map to names in the file.
+struct Case {
+    task: Task,
+    guidance: Guidance,
+    scales: ScaleArgs,
+    /// Sample 6 Euler steps at shift 5, instead of one evaluation.
+    sample: bool,
+    /// First part of the names in the file, without the stream.
+    expected: String,
+}
+
+/// Everything that a file of results may ask for.
+fn cases() -> Vec<Case> {
+    let plain = |task: Task| Case {
+        task,
+        guidance: Guidance::None,
+        scales: ScaleArgs::default(),
+        sample: false,
+        expected: format!("velocity.{task}"),
+    };
+    let three = ScaleArgs { scale_video: Some(3.0), scale_audio: Some(3.0), ..ScaleArgs::default() };
+    let both = ScaleArgs {
+        scale_video: Some(2.5),
+        scale_audio: Some(2.5),
+        text_scale_video: Some(4.0),
+        text_scale_audio: Some(4.0),
+    };
+    let guided = |guidance, scales: &ScaleArgs, sample, expected: &str| Case {
+        task: Task::Joint,
+        guidance,
+        scales: scales.clone(),
+        sample,
+        expected: expected.into(),
+    };
+    let mut all: Vec<Case> = Task::ALL.into_iter().map(plain).collect();
+    all.push(guided(Guidance::TwoPass, &three, false, "guided2"));
+    all.push(guided(Guidance::ThreePass, &both, false, "guided3"));
+    all.push(guided(Guidance::TwoPass, &three, true, "sample"));
+    all
+}
+
+/// Compares results with a file.
+///
+/// # Errors
+/// When a file is wrong, nothing could be compared, or a difference is beyond the tolerance.
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    if args.tolerance.is_nan() || args.tolerance < 0.0 {
+        return Err(Error::Usage(format!("--tolerance must be a number from 0, is {}", args.tolerance)));
+    }
+    let expected = TensorFile::open(&args.expected)?;
+    let mut left: BTreeSet<String> = expected.tensors().keys().cloned().collect();
+    let mut compared = Vec::new();
+    for case in cases() {
+        let names: Vec<String> = ["video", "audio"].iter().map(|m| format!("{}.{m}", case.expected)).collect();
+        if !names.iter().any(|n| left.contains(n)) {
+            continue;
+        }
+        let got = compute(args, &case)?;
+        for name in names {
+            let stream = name.rsplit('.').next().unwrap_or_default();
+            let Some(got) = got.get(stream) else { continue };
+            if left.remove(&name) {
+                compared.push(compare(name.clone(), got, &expected.read(&name)?, args.tolerance));
+            }
+        }
+    }
+    let verdict = Verdict {
+        ok: !compared.is_empty() && compared.iter().all(|c| c.ok),
+        tolerance: args.tolerance,
+        compared,
+        not_computed: left.into_iter().collect(),
+    };
+    say(&verdict, json)?;
+    if verdict.compared.is_empty() {
+        let path = args.expected.display();
+        return Err(Error::Check(format!(
+            "{path}: holds no result that can be computed (such as velocity.joint.video)"
+        )));
+    }
+    match verdict.compared.iter().filter(|c| !c.ok).count() {
+        0 => Ok(()),
+        n => Err(Error::Check(format!(
+            "{n} of {} results differ by more than {:e}",
+            verdict.compared.len(),
+            args.tolerance
+        ))),
+    }
+}
+
+/// Results of a case by stream.
+fn compute(args: &Args, case: &Case) -> Result<BTreeMap<String, HostTensor>, Error> {
+    let mut inputs = Inputs::open(&args.inputs)?;
+    let source = SourceArgs { model: Some(args.model.clone()), plan: None };
+    let spec = SpecArgs {
+        task: Some(case.task),
+        guidance: Some(case.guidance),
+        dtype: args.dtype,
+        text_tokens: None,
+        image_tokens: None,
+        validate: false,
+    };
+    let prepared = prepare(&source, &spec, &ClipArgs { clip: None, batch: None }, &inputs)?;
+    add_scales(&mut inputs, case.guidance, &case.scales)?;
+    let mut session: Session = start(prepared, &args.run)?;
+    let outputs: Tensors = if case.sample {
+        let six = Denoise { sampler: SamplerKind::Euler, steps: 6, shift: 5.0, seed: 0 };
+        six.run(&mut session, &inputs, &mut |_| ControlFlow::Continue(()))?
+    } else {
+        session.prologue(&inputs)?;
+        session.step(&Tensors::new(), 0)?
+    };
+    Ok(outputs.into_iter().map(|(name, t)| (name.rsplit('.').next().unwrap_or_default().to_string(), t)).collect())
+}
+
+fn compare(name: String, got: &HostTensor, want: &HostTensor, tolerance: f64) -> Compared {
+    let error = match (got.as_f32(), want.as_f32()) {
+        (Some(g), Some(w)) if got.shape == want.shape => relative_l2(g, w),
+        _ => f64::NAN,
+    };
+    // NaN is no agreement.
+    Compared { name, relative_l2: error.is_finite().then_some(error), ok: error <= tolerance }
+}
+
+fn say(verdict: &Verdict, json: bool) -> Result<(), Error> {
+    if json {
+        return super::print_json(verdict);
+    }
+    for c in &verdict.compared {
+        let error = c.relative_l2.map_or_else(|| "other shape or not finite".into(), |e| format!("{e:.2e}"));
+        super::print_line(&format!("{:<4} {:<24} {error}", if c.ok { "ok" } else { "FAIL" }, c.name))?;
+    }
+    let (shown, more) = verdict.not_computed.split_at(verdict.not_computed.len().min(3));
+    if !shown.is_empty() {
+        let rest = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        super::print_line(&format!("not computed: {}{rest}", shown.join(", ")))?;
+    }
+    Ok(())
+}

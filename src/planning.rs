@@ -1,0 +1,174 @@
+//! From a model, a task and a clip to a plan.
+
+use std::time::Instant;
+
+use ccl_ir::plan::About;
+use ccl_ir::{DType, Plan};
+use ccl_model::{Clip, Config, Guidance, Spec, StreamConfig, Task, answers, build};
+use ccl_passes::{Options, compile};
+
+use crate::error::Error;
+
+/// What to plan for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to produce.
+    pub task: Task,
+    /// How passes are combined.
+    pub guidance: Guidance,
+    /// Latent sizes.
+    pub clip: Clip,
+    /// Clips at once.
+    pub batch: usize,
+    /// Storage type of matrices.
+    pub dtype: DType,
+    /// Room for text tokens.
+    pub text_tokens: usize,
+    /// Room for image tokens; 0 for none.
+    pub image_tokens: usize,
+    /// Target, as on the command line.
+    pub target: String,
+    /// Hold every pass against the interpreter.
+    pub validate: bool,
+}
+
+impl Request {
+    /// A request with defaults: batch 1, f32, room for a whole prompt and, where the model reads images, a whole image.
+    pub fn new(config: &Config, task: Task, guidance: Guidance, clip: Clip) -> Self {
+        let image_tokens = if config.image_dim > 0 { Spec::IMAGE_TOKENS } else { 0 };
+        Self {
+            task,
+            guidance,
+            clip,
+            batch: 1,
+            dtype: DType::F32,
+            text_tokens: Spec::TEXT_TOKENS,
+            image_tokens,
+            target: "cpu".into(),
+            validate: false,
+        }
+    }
+
+    fn spec(&self) -> Spec {
+        Spec {
+            task: self.task,
+            clip: self.clip,
+            batch: self.batch,
+            guidance: self.guidance,
+            text_tokens: self.text_tokens,
+            image_tokens: self.image_tokens,
+            counted: true,
+            weight_dtype: self.dtype,
+        }
+    }
+}
+
+/// Compiles a plan.
+///
+/// # Errors
+/// When the clip or a setting does not fit the model, or a pass fails.
+pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
+    if request.validate {
+        validate(config, request)?;
+    }
+    let begin = Instant::now();
+    let model = |source| Error::Model { place: "model".into(), source };
+    let graph = build(config, &request.spec()).map_err(model)?;
+    let about = About {
+        task: request.task.to_string(),
+        clip: request.clip.to_string(),
+        batch: request.batch,
+        guidance: request.guidance.to_string(),
+        target: request.target.clone(),
+        dtype: request.dtype,
+        compiler: concat!("ccl ", env!("CARGO_PKG_VERSION")).into(),
+        config: serde_json::to_value(config).map_err(|e| Error::Failed(format!("config: {e}")))?,
+    };
+    let plan = compile(&graph, &answers(request.task, request.guidance), about, &Options::default())?;
+    tracing::info!("planned {} calls in {:.0} ms", calls(&plan), begin.elapsed().as_secs_f64() * 1e3);
+    Ok(plan)
+}
+
+fn calls(plan: &Plan) -> usize {
+    plan.entries.values().map(Vec::len).sum()
+}
+
+/// Runs the passes under the interpreter's eyes, on a small model of the same structure: widths, depth and clip shrink,
+/// task, guidance, windows and conditions stay.
+fn validate(config: &Config, request: &Request) -> Result<(), Error> {
+    let (twin, small) = twin(config, request);
+    let model = |source| Error::Model { place: "model".into(), source };
+    let graph = build(&twin, &small.spec()).map_err(model)?;
+    let about = About {
+        task: String::new(),
+        clip: String::new(),
+        batch: small.batch,
+        guidance: String::new(),
+        target: String::new(),
+        dtype: small.dtype,
+        compiler: String::new(),
+        config: serde_json::Value::Null,
+    };
+    let options = Options { validate: true, schedule_rows: 4, ..Options::default() };
+    let begin = Instant::now();
+    compile(&graph, &answers(small.task, small.guidance), about, &options)?;
+    tracing::warn!(
+        "validated every pass on a twin: {} layers, widths {} and {}, clip {}, in {:.1} s",
+        twin.layers,
+        twin.video.dim,
+        twin.audio.dim,
+        small.clip,
+        begin.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// A small model and clip of the same structure.
+fn twin(config: &Config, request: &Request) -> (Config, Request) {
+    let shrink = |s: &StreamConfig| {
+        let heads = s.heads.min(2);
+        let head_dim = s.head_dim().min(12);
+        let conditions = (s.in_channels - s.out_channels).min(3);
+        let out_channels = s.out_channels.min(3);
+        StreamConfig {
+            dim: heads * head_dim,
+            ffn_dim: s.ffn_dim.min(20),
+            heads,
+            in_channels: out_channels + conditions,
+            out_channels,
+            patch: s.patch.clone(),
+        }
+    };
+    let twin = Config {
+        video: shrink(&config.video),
+        audio: shrink(&config.audio),
+        layers: config.layers.min(2),
+        text_dim: config.text_dim.min(10),
+        freq_dim: config.freq_dim.min(16),
+        image_dim: config.image_dim.min(10),
+        audio_context_tokens: config.audio_context_tokens.min(3),
+        video_context_tokens: config.video_context_tokens.min(5),
+        ..config.clone()
+    };
+    let patch = &config.video.patch;
+    let frames = (request.clip.frames / patch[0]).clamp(1, 4);
+    // As many audio tokens a frame as in the real clip, up to 7, so that windows keep their shape.
+    let tokens = (request.clip.audio / config.audio.patch[0]).max(1) as f64;
+    let per_frame = (tokens / (request.clip.frames / patch[0]).max(1) as f64).min(7.0);
+    let clip = Clip {
+        frames: frames * patch[0],
+        height: (request.clip.height / patch[1]).clamp(1, 2) * patch[1],
+        width: (request.clip.width / patch[2]).clamp(1, 2) * patch[2],
+        audio: ((per_frame * frames as f64).round() as usize).max(1) * config.audio.patch[0],
+    };
+    let small = Request {
+        clip,
+        batch: request.batch.min(2),
+        dtype: DType::F32,
+        text_tokens: request.text_tokens.min(5),
+        image_tokens: request.image_tokens.min(4),
+        validate: false,
+        ..request.clone()
+    };
+    (twin, small)
+}
