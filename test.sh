@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the whole suite; arguments go to `cargo test`.
+set -euo pipefail
+cd "$(dirname "$0")"
+source scripts/setup.sh
+cargo test --release --workspace "$@"
