@@ -86,6 +86,9 @@ fn linear_over_many_blocks() {
     check(&sample(Linear::biased(), &[&[300, 1], &[40, 1], &[40]]));
     check(&sample(Linear::biased(), &[&[300, 70], &[1, 70], &[1]]));
     check(&sample(Linear::plain(), &[&[7], &[5, 7]]));
+    for m in [3, 4, 7, 8, 9] {
+        check(&sample(Linear::biased(), &[&[m, 1050], &[150, 1050], &[150]]));
+    }
     // Rows that are no single run: two halves of a wider tensor, and one row twice.
     let halves = sample(fused, &[&[3, 100, 65], &[33, 65], &[33], &[33], &[]]);
     common::check_layouts(&halves, |i| if i == 0 { Layout::Padded } else { Layout::Dense });

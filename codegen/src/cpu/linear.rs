@@ -1,37 +1,34 @@
 //! Matrix product with a weight, its bias and its epilogue.
 //!
 //! The result is cut into blocks of rows and columns; a task multiplies one block on one thread and applies bias and
-//! epilogue while it is in cache. A weight in half precision is widened a part of a block at a time.
+//! epilogue while it is in cache. A few rows are multiplied by dot products along the weight's rows ([`super::skinny`]);
+//! for more rows a part of the weight at a time is transposed, and widened where it is stored in half precision.
 
 use std::cell::RefCell;
 
-use ccl_ir::DType;
 use ccl_ir::ops::Linear;
 
-use super::cast::widen;
 use super::elementwise::{Lane, Machine, Program};
 use super::layout::Layout;
 use super::parallel::{Shared, tasks};
-use super::product::{Block, Blocks, Matrix, multiply};
+use super::product::{Block, Blocks, COLUMNS, Matrix, multiply};
+use super::skinny::{SKINNY, dots};
 use super::view::View;
-
-/// Columns of a half precision weight that are widened at a time: 1 MiB of scratch per thread.
-const DEPTH: usize = 1024;
+use super::weight::{DEPTH, Weight};
 
 thread_local! {
-    /// A part of a weight as `f32`. No task waits for another one while it holds it.
-    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A part of a weight, transposed: half a MiB. No task waits for another one while it holds it.
+    static PART: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The operands of one call.
-struct Call<'a> {
+struct Call {
     x: Shared<f32>,
     /// Where the rows of `x` start.
     rows: Layout,
-    weight: View<'a>,
+    weight: Weight,
     out: Shared<f32>,
     n: usize,
-    k: usize,
 }
 
 /// See [`Linear`].
@@ -43,9 +40,10 @@ pub(super) unsafe fn linear(op: &Linear, inputs: &[View<'_>], outputs: &[View<'_
     if out.elements() == 0 {
         return;
     }
-    let (n, k) = (weight.shape()[0], weight.shape()[1]);
+    let weight = Weight::new(&weight);
+    let (n, k) = (weight.n, weight.k);
     let m = out.elements() / n;
-    let call = Call { x: Shared(x.ptr.cast()), rows: Layout::rows(&x), weight, out: Shared(out.ptr.cast()), n, k };
+    let call = Call { x: Shared(x.ptr.cast()), rows: Layout::rows(&x), weight, out: Shared(out.ptr.cast()), n };
     let program = Program::of_epilogue(op.bias, op.epilogue.as_ref());
     let operands = std::iter::once(&out).chain(&inputs[2..]);
     let lanes: Vec<Lane> = operands.map(|v| Lane::new(v, out.shape())).collect();
@@ -53,7 +51,7 @@ pub(super) unsafe fn linear(op: &Linear, inputs: &[View<'_>], outputs: &[View<'_
     tasks(blocks.count(), m.saturating_mul(n).saturating_mul(k.max(1)) / 16, |i| {
         let block = blocks.get(i);
         // SAFETY: the dispatcher's promise; blocks do not overlap.
-        unsafe { call.multiply(block) };
+        unsafe { if m <= SKINNY { call.dots(block) } else { call.multiply(block) } };
         if let Some(program) = &program {
             let mut machine = Machine::new(program, &lanes);
             for row in block.row..block.row + block.rows {
@@ -65,38 +63,43 @@ pub(super) unsafe fn linear(op: &Linear, inputs: &[View<'_>], outputs: &[View<'_
     });
 }
 
-impl Call<'_> {
-    /// Writes one block of `x Wᵀ`.
+impl Call {
+    /// Writes one block of `x Wᵀ` of a few rows.
+    ///
+    /// # Safety
+    /// As for [`linear`]; nobody else touches the block.
+    unsafe fn dots(&self, block: Block) {
+        let starts: Vec<usize> = (block.row..block.row + block.rows).map(|r| self.rows.offset(r)).collect();
+        // SAFETY: rows of `x` are packed; the caller's promise.
+        let rows: Vec<&[f32]> = starts.into_iter().map(|at| unsafe { self.x.slice(at, self.weight.k) }).collect();
+        let mut sums = [0.0; SKINNY];
+        for column in block.column..block.column + block.columns {
+            // SAFETY: the caller's promise.
+            unsafe { dots(&self.weight, column, &rows, &mut sums) };
+            for (i, sum) in sums[..rows.len()].iter().enumerate() {
+                // SAFETY: this block of the output belongs to the task.
+                unsafe { *self.out.at((block.row + i) * self.n + column) = *sum };
+            }
+        }
+    }
+
+    /// Writes one block of `x Wᵀ` of many rows.
     ///
     /// # Safety
     /// As for [`linear`]; nobody else touches the block.
     unsafe fn multiply(&self, block: Block) {
-        let first = block.column * self.k;
-        if self.weight.dtype() == DType::F32 {
-            // SAFETY: weights are dense; the caller's promise.
-            unsafe {
-                let weight = Shared(self.weight.ptr.cast::<f32>()).at(first);
-                self.multiply_part(block, 0, self.k, Matrix { ptr: weight, row: 1, column: self.k });
-            }
-            return;
-        }
-        WIDE.with_borrow_mut(|wide| {
-            // An empty product still has to write zeros.
+        PART.with_borrow_mut(|part| {
+            part.resize(COLUMNS * DEPTH, 0.0);
             let mut start = 0;
-            while start < self.k || start == 0 {
-                let len = DEPTH.min(self.k - start);
-                wide.resize((block.columns * len).max(wide.len()), 0.0);
-                for c in 0..block.columns {
-                    let to = &mut wide[c * len..(c + 1) * len];
-                    // SAFETY: weights are dense, two bytes an element; the caller's promise.
-                    unsafe {
-                        let from = Shared(self.weight.ptr.cast::<u16>()).slice(first + c * self.k + start, len);
-                        widen(self.weight.dtype(), from, to);
-                    }
-                }
-                let weight = Matrix { ptr: wide.as_mut_ptr(), row: 1, column: len };
+            // An empty sum is written too, as zeros.
+            while start < self.weight.k || start == 0 {
+                let len = DEPTH.min(self.weight.k - start);
                 // SAFETY: the caller's promise.
-                unsafe { self.multiply_part(block, start, len, weight) };
+                unsafe {
+                    self.weight.transpose(block.column, block.columns, start, len, part);
+                    let part = Matrix { ptr: part.as_mut_ptr(), row: block.columns, column: 1 };
+                    self.multiply_part(block, start, len, part);
+                }
                 start += len.max(1);
             }
         });

@@ -19,7 +19,7 @@ fn silu(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
     // 2 sqrt(2 / pi), and 0.044715 times that.
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     x / (1.0 + exp(-x * (CUBIC * x).mul_add(x, LINEAR)))
 }
@@ -38,14 +38,14 @@ fn erfc(z: f32, square: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.5 * z);
     let p = 0.170_872_77f32;
     let p = p.mul_add(t, -0.822_152_23);
-    let p = p.mul_add(t, 1.488_515_87);
-    let p = p.mul_add(t, -1.135_203_98);
+    let p = p.mul_add(t, 1.488_515_9);
+    let p = p.mul_add(t, -1.135_204);
     let p = p.mul_add(t, 0.278_868_07);
     let p = p.mul_add(t, -0.186_288_06);
     let p = p.mul_add(t, 0.096_784_18);
     let p = p.mul_add(t, 0.374_091_96);
-    let p = p.mul_add(t, 1.000_023_68);
-    let p = p.mul_add(t, -1.265_512_23);
+    let p = p.mul_add(t, 1.000_023_7);
+    let p = p.mul_add(t, -1.265_512_2);
     // e^(-z^2 + p) in two factors: near 0 the sum would lose the low bits of p.
     t * exp(p) * exp(-square)
 }
@@ -127,8 +127,13 @@ pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             *lane += f(x);
         }
     }
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane += f(x);
+    // Apart from the others, which stay in registers because nothing indexes them by a length.
+    let mut rest = [0.0f32; LANES];
+    for (lane, &x) in rest.iter_mut().zip(tail) {
+        *lane = f(x);
+    }
+    for i in 0..LANES {
+        lanes[i] += rest[i];
     }
     let mut width = LANES / 2;
     while width > 0 {

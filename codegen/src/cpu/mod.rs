@@ -18,9 +18,11 @@ mod parallel;
 mod patches;
 mod product;
 mod rope;
+mod skinny;
 mod softmax_math;
 mod tables;
 pub mod view;
+mod weight;
 
 use ccl_ir::{DType, Op};
 use thiserror::Error;

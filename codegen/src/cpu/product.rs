@@ -2,11 +2,15 @@
 
 use gemm::Parallelism;
 
-/// Most rows and columns of a block: large enough that packing a block's operands costs a few percent of multiplying
-/// them, small enough that the result is still in the second-level cache when an epilogue reads it.
-pub(super) const ROWS: usize = 256;
-/// See [`ROWS`].
-pub(super) const COLUMNS: usize = 256;
+/// Most rows of a block: enough that bringing a weight's columns into the right order costs a few percent of
+/// multiplying them.
+const ROWS: usize = 512;
+
+/// Most columns of a block: the result is still in the second-level cache when an epilogue reads it.
+pub(super) const COLUMNS: usize = 128;
+
+/// Blocks that keep many cores busy; a result with fewer is cut into blocks of half the rows.
+const ENOUGH: usize = 64;
 
 /// A matrix in memory: its first element and the distance between rows and between columns in elements.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +73,9 @@ pub(super) struct Block {
 impl Blocks {
     /// Cuts an `[m, n]` result, both above zero.
     pub fn new(m: usize, n: usize) -> Self {
-        Self { m, n, rows: share(m, ROWS, 1), columns: share(n, COLUMNS, 16) }
+        let columns = share(n, COLUMNS, 16);
+        let most = if m.div_ceil(ROWS) * n.div_ceil(columns) < ENOUGH { ROWS / 2 } else { ROWS };
+        Self { m, n, rows: share(m, most, 1), columns }
     }
 
     /// Number of blocks.
@@ -96,7 +102,7 @@ mod tests {
 
     #[test]
     fn blocks_cover_a_result_once() {
-        for (m, n) in [(1, 1), (1, 5000), (257, 257), (600, 130), (1000, 3), (513, 4 * COLUMNS + 1)] {
+        for (m, n) in [(1, 1), (1, 5000), (257, 257), (600, 130), (1000, 3), (513, 4 * COLUMNS + 1), (9000, 600)] {
             let blocks = Blocks::new(m, n);
             let mut seen = vec![0; m * n];
             for block in (0..blocks.count()).map(|i| blocks.get(i)) {
