@@ -28,6 +28,9 @@ pub enum Error {
         /// What is wrong.
         source: ModelError,
     },
+    /// Sizes or settings that the model cannot serve: exit code 2 where they are a setting's fault.
+    #[error("{0}")]
+    Spec(ModelError),
     /// Compilation failed.
     #[error(transparent)]
     Pass(#[from] PassError),
@@ -44,6 +47,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Runtime(RuntimeError::Option { .. }) => 2,
+            Error::Spec(ModelError::Clip { .. } | ModelError::Spec(_)) => 2,
             _ => 1,
         }
     }

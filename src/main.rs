@@ -12,11 +12,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    start_log(cli.verbose);
+    cli::log::start(cli.verbose);
     match cli::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            cli::log::error(&e.to_string());
             ExitCode::from(e.exit_code())
         }
     }
@@ -34,24 +34,34 @@ fn usage(e: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
         _ => {
-            let text = e.render().to_string();
-            // The first paragraph says what is wrong; usage and hints follow.
-            let what: Vec<&str> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-            eprintln!("{} (see --help)", what.join(" "));
+            cli::log::error(&usage_line(&e.render().to_string()));
             ExitCode::from(2)
         }
     }
 }
 
-/// Logs go to standard error: warnings always, more with -v or by `CCL_LOG`.
-fn start_log(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
-    let filter = EnvFilter::try_from_env("CCL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .try_init();
+/// What is wrong, in one line, from clap's text: its first paragraph says it, and a `tip:` may follow.
+fn usage_line(text: &str) -> String {
+    let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    let what = paragraphs.next().unwrap_or_default();
+    let what = what.trim().trim_start_matches("error: ");
+    match paragraphs.find_map(|p| p.trim().strip_prefix("tip: ").map(str::to_owned)) {
+        Some(tip) => format!("{what}; {tip} (see --help)"),
+        None => format!("{what} (see --help)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usage_line;
+
+    #[test]
+    fn usage_is_one_line() {
+        let text =
+            "error: unexpected argument '--step' found\n\n  tip: a similar argument exists: '--steps'\n\nUsage: x\n";
+        let want = "unexpected argument '--step' found; a similar argument exists: '--steps' (see --help)";
+        assert_eq!(usage_line(text), want);
+        let text = "error: these are missing:\n  --inputs <F>\n  --output <F>\n\nUsage: x\n";
+        assert_eq!(usage_line(text), "these are missing: --inputs <F> --output <F> (see --help)");
+    }
 }

@@ -72,8 +72,7 @@ pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
         validate(config, request)?;
     }
     let begin = Instant::now();
-    let model = |source| Error::Model { place: "model".into(), source };
-    let graph = build(config, &request.spec()).map_err(model)?;
+    let graph = build(config, &request.spec()).map_err(Error::Spec)?;
     let about = About {
         task: request.task.to_string(),
         clip: request.clip.to_string(),
@@ -97,8 +96,7 @@ fn calls(plan: &Plan) -> usize {
 /// task, guidance, windows and conditions stay.
 fn validate(config: &Config, request: &Request) -> Result<(), Error> {
     let (twin, small) = twin(config, request);
-    let model = |source| Error::Model { place: "model".into(), source };
-    let graph = build(&twin, &small.spec()).map_err(model)?;
+    let graph = build(&twin, &small.spec()).map_err(Error::Spec)?;
     let about = About {
         task: String::new(),
         clip: String::new(),
@@ -112,7 +110,7 @@ fn validate(config: &Config, request: &Request) -> Result<(), Error> {
     let options = Options { validate: true, schedule_rows: 4, ..Options::default() };
     let begin = Instant::now();
     compile(&graph, &answers(small.task, small.guidance), about, &options)?;
-    tracing::warn!(
+    tracing::info!(
         "validated every pass on a twin: {} layers, widths {} and {}, clip {}, in {:.1} s",
         twin.layers,
         twin.video.dim,

@@ -82,7 +82,7 @@ fn find(from: &WeightsFrom, file: &Path) -> Option<PathBuf> {
 /// Clip and batch as the tensors of a file say, with `given` for what they do not say.
 ///
 /// # Errors
-/// When tensors contradict each other or `given`, or nothing says a size that the task needs.
+/// When tensors contradict each other, the model or `given`, or nothing says a size that the task needs.
 pub fn clip_of_inputs(
     config: &Config,
     task: Task,
@@ -90,52 +90,74 @@ pub fn clip_of_inputs(
     given: Option<Clip>,
     batch: Option<usize>,
 ) -> Result<(Clip, usize), Error> {
-    let usage = |text: String| Err(Error::Usage(text));
-    let shape = |m: Stream| -> Result<Option<&[usize]>, Error> {
-        let name = [m.name().to_string(), format!("noise.{m}")].into_iter().find(|n| inputs.contains(n));
-        let Some(name) = name else { return Ok(None) };
-        let shape = inputs.shape(&name).unwrap_or_default();
-        let want = if m == Stream::Video { 5 } else { 3 };
-        if shape.len() != want || shape.contains(&0) {
-            let form = if m == Stream::Video { "[B, C, T, H, W]" } else { "[B, C, L]" };
-            return Err(Error::Failed(format!("inputs: `{name}` has shape {shape:?}, a latent is {form}")));
-        }
-        Ok(Some(shape))
+    let (video, audio) = (latent(inputs, Stream::Video)?, latent(inputs, Stream::Audio)?);
+    let batch = batch_of_inputs(inputs, &[&video, &audio], batch)?;
+    let unsaid = |m: Stream| {
+        let clip = "say the clip with --clip TxHxW@L";
+        Err(Error::Usage(match task.computes(m) {
+            true => format!("{clip}, or give inputs with `{m}`"),
+            false => format!("task {task} needs the clip's number of frames: {clip}, or give inputs with `{m}`"),
+        }))
     };
-    let (video, audio) = (shape(Stream::Video)?, shape(Stream::Audio)?);
-    let batches: Vec<usize> = [video, audio].into_iter().flatten().map(|s| s[0]).chain(batch).collect();
-    if batches.windows(2).any(|b| b[0] != b[1]) {
-        return usage(format!("batch sizes differ: {batches:?} (video, audio, --batch, as far as given)"));
-    }
-    let needs = |m: Stream| task.computes(m);
-    // Sizes of an absent stream that the task does not compute are of no account: one patch.
-    let spare_video = [config.video.patch[0], config.video.patch[1], config.video.patch[2]];
-    let video = match (video, given) {
-        (Some(s), _) => [s[2], s[3], s[4]],
+    let [frames, height, width] = match (&video, given) {
+        (Some((_, s)), _) => [s[2], s[3], s[4]],
         (None, Some(c)) => [c.frames, c.height, c.width],
-        (None, None) if needs(Stream::Video) => {
-            return usage("say the clip with --clip TxHxW@L, or give inputs with `video`".into());
-        }
-        (None, None) => {
-            return usage(format!(
-                "task {task} needs the clip's number of frames: say it with --clip TxHxW@L (e.g. {}x{}x{}@L), or give inputs with `video`",
-                21, spare_video[1], spare_video[2]
-            ));
-        }
+        (None, None) => return unsaid(Stream::Video),
     };
-    let audio = match (audio, given) {
-        (Some(s), _) => s[2],
+    let length = match (&audio, given) {
+        (Some((_, s)), _) => s[2],
         (None, Some(c)) => c.audio,
-        (None, None) if needs(Stream::Audio) => {
-            return usage("say the clip with --clip TxHxW@L, or give inputs with `audio`".into());
-        }
+        (None, None) if task.computes(Stream::Audio) => return unsaid(Stream::Audio),
+        // Of no account: one patch.
         (None, None) => config.audio.patch[0],
     };
-    let clip = Clip { frames: video[0], height: video[1], width: video[2], audio };
+    let clip = Clip { frames, height, width, audio: length };
     if let Some(given) = given.filter(|g| *g != clip) {
-        return usage(format!("--clip {given} does not agree with the inputs, which are {clip}"));
+        return Err(Error::Usage(format!("--clip {given} does not agree with the inputs, which are {clip}")));
     }
-    Ok((clip, batches.first().copied().unwrap_or(1)))
+    clip.grid(config).map_err(|source| match video.as_ref().or(audio.as_ref()) {
+        Some((name, _)) => Error::Model { place: inputs.place(name), source },
+        None => Error::Spec(source),
+    })?;
+    Ok((clip, batch))
+}
+
+/// A stream's latent or noise among the inputs: its name and shape.
+fn latent(inputs: &Inputs, m: Stream) -> Result<Option<(String, &[usize])>, Error> {
+    let name = [m.name().to_string(), format!("noise.{m}")].into_iter().find(|n| inputs.contains(n));
+    let Some(name) = name else { return Ok(None) };
+    let shape = inputs.shape(&name).unwrap_or_default();
+    let (rank, form) = if m == Stream::Video { (5, "[B, C, T, H, W]") } else { (3, "[B, C, L]") };
+    if shape.len() != rank || shape.contains(&0) {
+        let place = inputs.place(&name);
+        return Err(Error::Failed(format!("{place}: `{name}` has shape {shape:?}, a latent is {form}")));
+    }
+    Ok(Some((name, shape)))
+}
+
+/// The batch of the latents; where there are none, the one `given`, else that of the prompt, else 1.
+fn batch_of_inputs(
+    inputs: &Inputs,
+    latents: &[&Option<(String, &[usize])>],
+    given: Option<usize>,
+) -> Result<usize, Error> {
+    let mut found: Option<(&str, usize)> = None;
+    for (name, shape) in latents.iter().filter_map(|l| l.as_ref()) {
+        match found {
+            Some((other, n)) if n != shape[0] => {
+                let text = format!("`{other}` has a batch of {n}, `{name}` of {}", shape[0]);
+                return Err(Error::Failed(format!("{}: {text}", inputs.place(name))));
+            }
+            _ => found = Some((name, shape[0])),
+        }
+    }
+    match (found, given) {
+        (Some((name, n)), Some(b)) if n != b => {
+            Err(Error::Usage(format!("--batch {b} does not agree with the inputs, where `{name}` has {n}")))
+        }
+        (Some((_, n)), _) | (None, Some(n)) => Ok(n),
+        (None, None) => Ok(inputs.shape("text").and_then(|s| s.first()).copied().unwrap_or(1)),
+    }
 }
 
 /// Scales for a guidance form: `given` or the form's defaults, as inputs of the plan.

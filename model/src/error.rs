@@ -54,7 +54,10 @@ impl ModelError {
 /// A text from outside as it may stand in a one-line message: escaped and cut to a sensible length.
 pub(crate) fn shown(text: &str) -> String {
     const MOST: usize = 60;
-    let mut out: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    let mut out = String::new();
+    for c in text.chars().take(MOST) {
+        if matches!(c, '"' | '\'') { out.push(c) } else { out.extend(c.escape_debug()) }
+    }
     if text.chars().nth(MOST).is_some() {
         out.push_str("...");
     }

@@ -28,7 +28,10 @@ pub struct NotStorable {
 impl fmt::Display for NotStorable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, value, to } = self;
-        if value.is_finite() {
+        if value.abs() >= 1e15 && value.is_finite() {
+            // Hundreds of digits help nobody.
+            write!(f, "has the value {value:e} at element {index}, too large for {to}")
+        } else if value.is_finite() {
             write!(f, "has the value {value} at element {index}, too large for {to}")
         } else {
             write!(f, "has the value {value} at element {index}; only finite numbers are allowed")

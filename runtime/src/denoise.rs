@@ -102,6 +102,21 @@ impl Denoise {
         latents.into_iter().map(Latent::finish).collect()
     }
 
+    /// Checks, before anything is loaded, that [`Denoise::run`] finds among `inputs` what it needs.
+    ///
+    /// # Errors
+    /// What the run would refuse later.
+    pub fn check(&self, plan: &Plan, inputs: &Inputs) -> Result<(), RuntimeError> {
+        self.sampler.levels(self.steps, self.shift)?;
+        for (stream, _, ty) in streams(plan)? {
+            let noise = format!("noise.{stream}");
+            if inputs.contains(&noise) {
+                inputs.get(&noise, &ty)?;
+            }
+        }
+        Session::check_inputs(plan, inputs, true)
+    }
+
     /// The state that a stream starts from.
     fn noise(&self, stream: &str, ty: &TensorType, inputs: &Inputs) -> Result<Vec<f64>, RuntimeError> {
         let name = format!("noise.{stream}");

@@ -212,6 +212,7 @@ fn check_cover(entries: &BTreeMap<String, TensorEntry>, data_at: usize, file_len
 
 /// What the header says of one tensor.
 #[derive(Deserialize)]
+#[serde(expecting = "an object with dtype, shape and data_offsets")]
 struct RawTensor {
     dtype: String,
     shape: Vec<u64>,

@@ -118,12 +118,16 @@ impl Inputs {
         }
     }
 
-    /// An error that says where the input comes from.
-    pub(crate) fn problem(&self, name: &str, problem: impl Into<String>) -> RuntimeError {
-        let place = match &self.file {
+    /// Where the input of this name comes from, or would: the file, or `inputs`.
+    pub fn place(&self, name: &str) -> String {
+        match &self.file {
             Some(file) if !self.given.contains_key(name) => file.path().display().to_string(),
             _ => "inputs".into(),
-        };
-        RuntimeError::input(&place, name, problem)
+        }
+    }
+
+    /// An error that says where the input comes from.
+    pub(crate) fn problem(&self, name: &str, problem: impl Into<String>) -> RuntimeError {
+        RuntimeError::input(&self.place(name), name, problem)
     }
 }

@@ -85,6 +85,24 @@ impl Session {
         self.instance.as_mut()
     }
 
+    /// Checks, before anything is loaded, that a plan finds among `inputs` what it needs; with `sampled` the levels and
+    /// latents of the steps come from a sampler.
+    ///
+    /// # Errors
+    /// What [`Session::prologue`] and the first step would refuse later.
+    pub fn check_inputs(plan: &Plan, inputs: &Inputs, sampled: bool) -> Result<(), RuntimeError> {
+        for port in plan.inputs.iter().filter(|p| !ports::is_clock(p)) {
+            let later = sampled && port.binding == Binding::Step;
+            if ports::fit(plan, port, inputs)?.is_none() && !later {
+                return Err(missing(port, inputs));
+            }
+        }
+        if !sampled {
+            ports::schedule(plan, inputs)?;
+        }
+        Ok(())
+    }
+
     /// Starts a clip: takes its inputs and levels, and runs the prologue.
     ///
     /// `inputs` has the plan's inputs by name; those that change from step to step may be left to [`Session::step`], and
@@ -119,7 +137,7 @@ impl Session {
             if let Some(value) = ports::fit(&self.plan, port, inputs)? {
                 values.insert(i, value);
             } else if port.binding < Binding::Step {
-                return Err(missing(port));
+                return Err(missing(port, inputs));
             }
         }
         self.clip = Some(Clip { values, schedule, piece: None, outputs: Tensors::new() });
@@ -161,7 +179,7 @@ impl Session {
                 }
                 // Written by `enter`, and kept while the clip lasts.
                 None if self.clip.as_ref().is_some_and(|c| c.values.contains_key(&i)) => {}
-                None => return Err(missing(port)),
+                None => return Err(missing(port, &Inputs::new())),
             }
         }
         let when = steps.map_or_else(|| format!("step {}", k + 1), |n| format!("step {} of {n}", k + 1));
@@ -181,7 +199,7 @@ impl Session {
             return Err(RuntimeError::order("session", "an epilogue was asked for before a prologue"));
         };
         for (i, port) in self.plan.inputs.iter().enumerate().filter(|(_, p)| p.binding == Binding::Epilogue) {
-            self.instance.write(i, clip.values.get(&i).ok_or_else(|| missing(port))?)?;
+            self.instance.write(i, clip.values.get(&i).ok_or_else(|| missing(port, &Inputs::new()))?)?;
         }
         self.run(Binding::Epilogue, "epilogue")
     }
@@ -252,10 +270,10 @@ fn run(instance: &mut dyn Instance, plan: &Plan, entry: Binding, when: &str) -> 
     Ok(outputs)
 }
 
-fn missing(port: &Port) -> RuntimeError {
+fn missing(port: &Port, inputs: &Inputs) -> RuntimeError {
     let problem = match ports::is_count(port) {
         true => "is missing".into(),
         false => format!("is missing, the plan wants {}", port.operand.ty),
     };
-    RuntimeError::input("inputs", ports::given_name(port), problem)
+    inputs.problem(ports::given_name(port), problem)
 }

@@ -36,7 +36,7 @@ pub struct ClipArgs {
     #[arg(long, value_name = "TxHxW@L")]
     pub clip: Option<Clip>,
     /// Clips at once
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
     pub batch: Option<usize>,
 }
 
@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendName,
     /// Threads of the cpu backend [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }
 
@@ -68,9 +68,10 @@ pub enum BackendName {
 
 /// A model, or a plan that was made from one.
 #[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
 pub struct SourceArgs {
     /// Model directory: config.json and *.safetensors
-    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// A compiled plan; with --model too, the weights are read from that directory
     #[arg(long, value_name = "F.cclp")]

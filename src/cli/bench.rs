@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
-use ccl::planning::plan;
-use ccl::running::{backend, scales};
+use ccl::running::scales;
 use ccl_ir::{DType, Plan};
 use ccl_model::Guidance;
 use ccl_runtime::inputs::Inputs;
@@ -21,7 +20,7 @@ use serde::Serialize;
 
 use super::args::{RunArgs, SpecArgs};
 use super::explain::human_flops;
-use super::prepare::{backend_name, memory_line, request, required_task, warn_drift};
+use super::prepare::{compile, memory_line, open_backend, request, required_task, warn_drift};
 
 /// Options of `ccl bench`.
 #[derive(clap::Args, Debug)]
@@ -124,6 +123,7 @@ fn bench_step(args: &Step, json: bool) -> Result<(), Error> {
     if args.steps == 0 || args.repeat == 0 {
         return Err(Error::Usage("--steps and --repeat must be at least 1".into()));
     }
+    let device = open_backend(&args.run)?;
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;
     let mut request = request(&model.config, &args.spec, task, args.clip, args.batch);
@@ -138,11 +138,10 @@ fn bench_step(args: &Step, json: bool) -> Result<(), Error> {
     };
     warn_drift(&model.config, task, &args.clip);
     let begin = Instant::now();
-    let plan = plan(&model.config, &request)?;
+    let plan = compile(&model.config, &request)?;
     let plan_s = begin.elapsed().as_secs_f64();
-    let device = backend(backend_name(args.run.backend), args.run.threads)?;
     let info = device.describe();
-    eprintln!("{}", memory_line(&plan));
+    super::log::note(&memory_line(&plan));
 
     let inputs = random_inputs(&plan, request.guidance, args.seed)?;
     let begin = Instant::now();

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
-use ccl::planning::plan;
 use ccl_runtime::{planfile, write};
 use serde::Serialize;
 
 use super::args::{ClipArgs, SpecArgs};
-use super::prepare::{memory_line, request, required_task, warn_drift};
+use super::prepare::{compile, memory_line, request, required_task, warn_drift};
 
 /// Options of `ccl compile`.
 #[derive(clap::Args, Debug)]
@@ -61,7 +60,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
         from = Some(model.weights_from(&files, &args.output)?);
     }
-    let mut plan = plan(&model.config, &request)?;
+    let mut plan = compile(&model.config, &request)?;
     plan.weights_from = from;
     planfile::save(&args.output, &plan)?;
     let bytes = std::fs::metadata(&args.output).map_or(0, |m| m.len());

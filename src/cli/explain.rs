@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
-use ccl::planning::plan;
 use ccl_ir::plan::{Call, Place};
 use ccl_ir::{Binding, Event, Plan};
 use ccl_runtime::device::human_bytes;
@@ -14,7 +13,7 @@ use ccl_runtime::planfile;
 use clap::ValueEnum;
 
 use super::args::{ClipArgs, SourceArgs, SpecArgs};
-use super::prepare::{request, required_task, warn_drift};
+use super::prepare::{agree, compile, request, required_task, warn_drift};
 use super::report::{kernels, report};
 
 /// Options of `ccl explain`.
@@ -58,7 +57,11 @@ enum Format {
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     super::compile::check_target(&args.target)?;
     let plan = match (&args.source.plan, &args.source.model) {
-        (Some(file), None) => planfile::load(file)?,
+        (Some(file), None) => {
+            let plan = planfile::load(file)?;
+            agree(&plan, file, &args.spec, &args.clip)?;
+            plan
+        }
         (None, Some(model)) => from_model(args, model)?,
         _ => return Err(Error::Usage("explain takes either --model DIR or --plan F.cclp".into())),
     };
@@ -83,7 +86,7 @@ fn from_model(args: &Args, dir: &std::path::Path) -> Result<Plan, Error> {
     if args.spec.dtype.is_none() && model.has_weights() {
         request.dtype = model.stored_dtype(&model.files()?)?;
     }
-    plan(&model.config, &request)
+    compile(&model.config, &request)
 }
 
 fn as_json(plan: &Plan) -> Result<String, Error> {

@@ -8,7 +8,7 @@ use ccl_runtime::session::Tensors;
 use ccl_runtime::write;
 
 use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
-use super::prepare::{add_scales, prepare, start};
+use super::prepare::{add_scales, open_backend, prepare, start};
 
 /// Options of `ccl forward`.
 #[derive(clap::Args, Debug)]
@@ -37,10 +37,11 @@ pub struct Args {
 /// When a file, a tensor or an option is wrong, or the result is not finite.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     write::check_writable(&args.output)?;
+    let backend = open_backend(&args.run)?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs)?;
     add_scales(&mut inputs, prepared.guidance, &args.scales)?;
-    let mut session = start(prepared, &args.run)?;
+    let mut session = start(prepared, backend.as_ref(), &inputs, None)?;
     session.prologue(&inputs)?;
     let outputs = session.step(&Tensors::new(), 0)?;
     write::write_tensors(&args.output, &outputs)?;

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod devices;
 pub mod explain;
 pub mod forward;
+pub mod log;
 pub mod prepare;
 pub mod report;
 pub mod sample;
@@ -18,7 +19,9 @@ use ccl::Error;
 /// Compiler and runtime for joint audio-video diffusion transformers of the CCL family.
 ///
 /// A model is a directory with config.json and *.safetensors. A clip is written TxHxW@L: latent frames, height, width
-/// and audio tokens. Start with `ccl sample --model examples/tiny --task joint --clip 5x8x8@29 -o out.safetensors`.
+/// and audio tokens. Start with
+///
+///     ccl sample --model examples/tiny --inputs examples/tiny/inputs.safetensors --task joint -o out.safetensors
 #[derive(Parser, Debug)]
 #[command(name = "ccl", version, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {

@@ -8,6 +8,8 @@ use ccl::planning::{Request, plan};
 use ccl::running::{backend, clip_of_inputs, scales, weights_for_plan, weights_of_plan};
 use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, Task, tarp};
+use ccl_runtime::backend::Backend;
+use ccl_runtime::denoise::Denoise;
 use ccl_runtime::device::{host_memory, human_bytes};
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::session::Session;
@@ -15,6 +17,7 @@ use ccl_runtime::weights::WeightStore;
 use ccl_runtime::{HostTensor, planfile};
 
 use super::args::{BackendName, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::log;
 
 /// A plan with its weights.
 pub struct Prepared {
@@ -46,20 +49,7 @@ fn from_plan(
     inputs: &Inputs,
 ) -> Result<Prepared, Error> {
     let plan = planfile::load(file)?;
-    let agree = |option: &str, given: Option<String>, has: &str| match given {
-        Some(g) if g != has => Err(Error::Usage(format!("{}: is for {option} {has}, not {g}", file.display()))),
-        _ => Ok(()),
-    };
-    agree("--task", spec.task.map(|t| t.to_string()), &plan.about.task)?;
-    agree("--guidance", spec.guidance.map(|g| g.to_string()), &plan.about.guidance)?;
-    agree("--dtype", spec.dtype.map(|d| d.to_string()), plan.about.dtype.name())?;
-    agree("--clip", clip.clip.map(|c| c.to_string()), &plan.about.clip)?;
-    agree("--batch", clip.batch.map(|b| b.to_string()), &plan.about.batch.to_string())?;
-    if spec.validate || spec.text_tokens.is_some() || spec.image_tokens.is_some() {
-        return Err(Error::Usage(
-            "--validate, --text-tokens and --image-tokens belong to compile, not to a plan".into(),
-        ));
-    }
+    agree(&plan, file, spec, clip)?;
     let guidance: Guidance = plan.about.guidance.parse().map_err(|source| model_error("plan", source))?;
     let weights = match model {
         Some(dir) => weights_for_plan(&plan, file, &ModelDir::open(dir)?, None)?,
@@ -68,6 +58,31 @@ fn from_plan(
     warn_drift_of_plan(&plan);
     check_image(&plan, inputs)?;
     Ok(Prepared { plan, weights, guidance })
+}
+
+/// Checks that options say nothing else than the plan does.
+///
+/// # Errors
+/// When one does, or belongs to compilation alone.
+pub fn agree(plan: &Plan, file: &Path, spec: &SpecArgs, clip: &ClipArgs) -> Result<(), Error> {
+    let about = &plan.about;
+    let options = [
+        ("--task", spec.task.map(|t| t.to_string()), about.task.clone()),
+        ("--guidance", spec.guidance.map(|g| g.to_string()), about.guidance.clone()),
+        ("--dtype", spec.dtype.map(|d| d.to_string()), about.dtype.to_string()),
+        ("--clip", clip.clip.map(|c| c.to_string()), about.clip.clone()),
+        ("--batch", clip.batch.map(|b| b.to_string()), about.batch.to_string()),
+    ];
+    for (option, given, has) in options {
+        if let Some(given) = given.filter(|g| *g != has) {
+            return Err(Error::Usage(format!("{}: is for {option} {has}, not {given}", file.display())));
+        }
+    }
+    if spec.validate || spec.text_tokens.is_some() || spec.image_tokens.is_some() {
+        let text = "--validate, --text-tokens and --image-tokens belong to compile, not to a plan";
+        return Err(Error::Usage(text.into()));
+    }
+    Ok(())
 }
 
 fn from_model(dir: &Path, spec: &SpecArgs, clip: &ClipArgs, inputs: &Inputs) -> Result<Prepared, Error> {
@@ -96,7 +111,7 @@ fn from_model(dir: &Path, spec: &SpecArgs, clip: &ClipArgs, inputs: &Inputs) -> 
         tracing::warn!("{}: holds one stream; {fresh} tensors of the other and of the CCA start fresh", dir.display());
     }
     warn_drift(&model.config, task, &clip);
-    let plan = plan(&model.config, &request)?;
+    let plan = compile(&model.config, &request)?;
     Ok(Prepared { plan, weights, guidance: request.guidance })
 }
 
@@ -107,6 +122,18 @@ fn from_model(dir: &Path, spec: &SpecArgs, clip: &ClipArgs, inputs: &Inputs) -> 
 pub fn required_task(spec: &SpecArgs) -> Result<Task, Error> {
     spec.task
         .ok_or_else(|| Error::Usage(format!("say what to produce: --task {}", Task::ALL.map(Task::name).join("|"))))
+}
+
+/// Compiles a plan; where the passes were validated, it says so.
+///
+/// # Errors
+/// When the clip or a setting does not fit the model, or a pass fails.
+pub fn compile(config: &Config, request: &Request) -> Result<Plan, Error> {
+    let plan = plan(config, request)?;
+    if request.validate {
+        log::note("validated every pass against the reference interpreter, on a small model of the same structure");
+    }
+    Ok(plan)
 }
 
 /// A request from options alone.
@@ -158,31 +185,69 @@ pub fn add_scales(inputs: &mut Inputs, guidance: Guidance, given: &ScaleArgs) ->
         }
     }
     for (name, value) in used {
+        let value = value as f32;
         if !value.is_finite() {
-            return Err(Error::Usage(format!("guidance scale `{name}` must be a number, is {value}")));
+            let option = name.replace(['.', '_'], "-");
+            return Err(Error::Usage(format!("--{option} must be a number that f32 holds")));
         }
-        inputs.insert(name, HostTensor::f32([], vec![value as f32]));
+        inputs.insert(name, HostTensor::f32([], vec![value]));
     }
     Ok(())
 }
 
-/// Says what memory the plan takes, and loads it.
+/// The backend that the options name.
 ///
 /// # Errors
-/// When the backend is not there, a weight is damaged, or memory does not suffice.
-pub fn start(prepared: Prepared, run: &RunArgs) -> Result<Session, Error> {
+/// When it is not there.
+pub fn open_backend(run: &RunArgs) -> Result<Box<dyn Backend>, Error> {
+    backend(backend_name(run.backend), run.threads)
+}
+
+/// Checks the inputs of one evaluation, or of a whole `run`, says what memory the plan takes, and loads it.
+///
+/// # Errors
+/// When an input is missing or does not fit, a weight is damaged, or memory does not suffice.
+pub fn start(
+    prepared: Prepared,
+    backend: &dyn Backend,
+    inputs: &Inputs,
+    run: Option<&Denoise>,
+) -> Result<Session, Error> {
+    check_inputs(&prepared.plan, inputs, run)?;
+    log::note(&memory_line(&prepared.plan));
+    load(prepared, backend)
+}
+
+/// Checks inputs before anything is loaded.
+///
+/// # Errors
+/// When one is missing or does not fit.
+pub fn check_inputs(plan: &Plan, inputs: &Inputs, run: Option<&Denoise>) -> Result<(), Error> {
+    match run {
+        Some(run) => Ok(run.check(plan, inputs)?),
+        None => Ok(Session::check_inputs(plan, inputs, false)?),
+    }
+}
+
+/// Loads a plan.
+///
+/// # Errors
+/// When a weight is damaged, or memory does not suffice.
+pub fn load(prepared: Prepared, backend: &dyn Backend) -> Result<Session, Error> {
     let Prepared { plan, weights, .. } = prepared;
-    let backend = backend(backend_name(run.backend), run.threads)?;
-    eprintln!("{}", memory_line(&plan));
     let available = host_memory().available_bytes;
     if available.is_some_and(|a| plan.report.peak_bytes > a) {
-        tracing::warn!("this is more than the {} that are available now", human_bytes(available.unwrap_or(0)));
+        tracing::warn!(
+            "the plan takes {}, {} are available now",
+            human_bytes(plan.report.peak_bytes),
+            human_bytes(available.unwrap_or(0))
+        );
     }
-    Ok(Session::new(backend.as_ref(), plan.into(), &weights)?)
+    Ok(Session::new(backend, plan.into(), &weights)?)
 }
 
 /// The option's text.
-pub fn backend_name(name: BackendName) -> &'static str {
+fn backend_name(name: BackendName) -> &'static str {
     match name {
         BackendName::Auto => "auto",
         BackendName::Cpu => "cpu",

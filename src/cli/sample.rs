@@ -8,12 +8,12 @@ use ccl::error::Error;
 use ccl_runtime::denoise::{Denoise, Progress};
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::sampler::SamplerKind;
-use ccl_runtime::write;
+use ccl_runtime::{RuntimeError, write};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
 use super::forward::written;
-use super::prepare::{add_scales, prepare, start};
+use super::prepare::{add_scales, open_backend, prepare, start};
 
 /// Options of `ccl sample`.
 #[derive(clap::Args, Debug)]
@@ -32,16 +32,16 @@ pub struct Args {
     #[arg(long, value_name = "F")]
     inputs: Option<PathBuf>,
     /// Denoising steps
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, allow_negative_numbers = true)]
     steps: usize,
     /// Shift of the noise levels
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    #[arg(long, value_name = "S", default_value_t = 5.0, allow_negative_numbers = true)]
     shift: f64,
     /// euler or unipc
     #[arg(long, value_name = "NAME", default_value = "euler", value_parser = sampler)]
     sampler: SamplerKind,
     /// Seed of the noise that the inputs do not give
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// File to write: sample.<stream>
     #[arg(short, long, value_name = "F")]
@@ -60,16 +60,22 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     write::check_writable(&args.output)?;
     // Wrong numbers are said before anything is read.
     args.sampler.levels(args.steps, args.shift)?;
+    let backend = open_backend(&args.run)?;
     let mut inputs = match &args.inputs {
         Some(path) => Inputs::open(path)?,
         None => Inputs::new(),
     };
     let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs)?;
     add_scales(&mut inputs, prepared.guidance, &args.scales)?;
-    let mut session = start(prepared, &args.run)?;
-    let loop_ = Denoise { sampler: args.sampler, steps: args.steps, shift: args.shift, seed: args.seed };
+    let denoise = Denoise { sampler: args.sampler, steps: args.steps, shift: args.shift, seed: args.seed };
+    let mut session = start(prepared, backend.as_ref(), &inputs, Some(&denoise)).map_err(|e| match e {
+        Error::Runtime(e @ RuntimeError::Input { .. }) if args.inputs.is_none() => {
+            Error::Usage(format!("{e}; give it in a file with --inputs F"))
+        }
+        other => other,
+    })?;
     let bar = bar(args.steps);
-    let outputs = loop_.run(&mut session, &inputs, &mut |p: Progress| {
+    let outputs = denoise.run(&mut session, &inputs, &mut |p: Progress| {
         if p.done == 0 {
             tracing::info!("prologue: {:.2} s", p.seconds);
         }
@@ -119,7 +125,7 @@ impl Steps {
             self.said.set(tenth);
             let elapsed = self.begin.elapsed().as_secs_f64();
             let left = elapsed / done as f64 * (self.total - done) as f64;
-            eprintln!("step {done}/{}: {elapsed:.1} s, {left:.1} s left", self.total);
+            super::log::note(&format!("step {done}/{}: {elapsed:.1} s, {left:.1} s left", self.total));
         }
     }
 

@@ -8,6 +8,7 @@ use ccl::error::Error;
 use ccl_ir::tensor::relative_l2;
 use ccl_model::{Guidance, Task};
 use ccl_runtime::HostTensor;
+use ccl_runtime::backend::Backend;
 use ccl_runtime::denoise::Denoise;
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::sampler::SamplerKind;
@@ -16,7 +17,7 @@ use ccl_runtime::tensorfile::TensorFile;
 use serde::Serialize;
 
 use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
-use super::prepare::{add_scales, prepare, start};
+use super::prepare::{add_scales, check_inputs, load, memory_line, open_backend, prepare};
 
 /// Options of `ccl verify`.
 #[derive(clap::Args, Debug)]
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "F")]
     expected: PathBuf,
     /// Largest relative L2 difference
-    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    #[arg(long, value_name = "X", default_value_t = 1e-4, allow_negative_numbers = true)]
     tolerance: f64,
     /// How matrices are stored: f32 bf16 f16 [default: as in the checkpoint]
     #[arg(long, value_name = "TYPE", value_parser = super::args::dtype)]
@@ -106,6 +107,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if args.tolerance.is_nan() || args.tolerance < 0.0 {
         return Err(Error::Usage(format!("--tolerance must be a number from 0, is {}", args.tolerance)));
     }
+    let backend = open_backend(&args.run)?;
     let expected = TensorFile::open(&args.expected)?;
     let mut left: BTreeSet<String> = expected.tensors().keys().cloned().collect();
     let mut compared = Vec::new();
@@ -114,7 +116,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         if !names.iter().any(|n| left.contains(n)) {
             continue;
         }
-        let got = compute(args, &case)?;
+        let got = compute(args, &case, backend.as_ref())?;
         for name in names {
             let stream = name.rsplit('.').next().unwrap_or_default();
             let Some(got) = got.get(stream) else { continue };
@@ -147,7 +149,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
 }
 
 /// Results of a case by stream.
-fn compute(args: &Args, case: &Case) -> Result<BTreeMap<String, HostTensor>, Error> {
+fn compute(args: &Args, case: &Case, backend: &dyn Backend) -> Result<BTreeMap<String, HostTensor>, Error> {
     let mut inputs = Inputs::open(&args.inputs)?;
     let source = SourceArgs { model: Some(args.model.clone()), plan: None };
     let spec = SpecArgs {
@@ -160,9 +162,12 @@ fn compute(args: &Args, case: &Case) -> Result<BTreeMap<String, HostTensor>, Err
     };
     let prepared = prepare(&source, &spec, &ClipArgs { clip: None, batch: None }, &inputs)?;
     add_scales(&mut inputs, case.guidance, &case.scales)?;
-    let mut session: Session = start(prepared, &args.run)?;
-    let outputs: Tensors = if case.sample {
-        let six = Denoise { sampler: SamplerKind::Euler, steps: 6, shift: 5.0, seed: 0 };
+    let six = case.sample.then_some(Denoise { sampler: SamplerKind::Euler, steps: 6, shift: 5.0, seed: 0 });
+    check_inputs(&prepared.plan, &inputs, six.as_ref())?;
+    // Small work many times: no line for each.
+    tracing::info!("{}: {}", case.expected, memory_line(&prepared.plan));
+    let mut session: Session = load(prepared, backend)?;
+    let outputs: Tensors = if let Some(six) = six {
         six.run(&mut session, &inputs, &mut |_| ControlFlow::Continue(()))?
     } else {
         session.prologue(&inputs)?;
