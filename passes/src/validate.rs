@@ -84,3 +84,29 @@ impl Validator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ccl_ir::ops::{Binary, BinaryKind};
+    use ccl_ir::{Binding, TensorType};
+
+    fn graph(kind: BinaryKind) -> Graph {
+        let mut g = Graph::new("test");
+        let ty = TensorType::f32([3, 4]);
+        let a = g.input("a", ty.clone(), Binding::Step).unwrap();
+        let b = g.input("b", ty, Binding::Step).unwrap();
+        let y = g.add("y", Binary { kind }, &[a, b]).unwrap();
+        g.output("y", y, None);
+        g
+    }
+
+    #[test]
+    fn a_pass_that_changes_a_result_is_named() {
+        let (add, sub) = (graph(BinaryKind::Add), graph(BinaryKind::Sub));
+        assert!(Validator::new(true).compare("same", &add, &add).is_ok());
+        let error = Validator::new(true).compare("wrong", &add, &sub).unwrap_err();
+        assert!(error.to_string().starts_with("pass `wrong` changed `y`"), "{error}");
+        assert!(Validator::new(false).compare("wrong", &add, &sub).is_ok());
+    }
+}
