@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/setup.sh
+source scripts/gpu.sh
 cargo test --release --workspace "$@"

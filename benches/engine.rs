@@ -57,6 +57,7 @@ fn single(op: Op, inputs: &[TensorType]) -> Plan {
         entries: Default::default(),
         weights_from: None,
         report: Report::default(),
+        kernels: None,
     };
     let mut operand = |ty: &TensorType| {
         let bytes = ty.bytes().next_multiple_of(ccl_ir::plan::ALIGNMENT);

@@ -1,19 +1,26 @@
 # Sourced by demo.sh and test.sh: what a fresh Debian or Ubuntu machine with Rust lacks.
 
+# install_packages WHY PACKAGE...: installs packages.
+install_packages() {
+  local why=$1
+  shift
+  if ! command -v apt-get >/dev/null; then
+    echo "error: $why and there is no apt-get; install $* by hand" >&2
+    exit 1
+  fi
+  echo "installing $* ($why)" >&2
+  local sudo=
+  if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
+  $sudo apt-get update -qq
+  $sudo apt-get install -y -qq --no-install-recommends "$@"
+}
+
 # need COMMAND PACKAGE...: installs packages where the command is missing.
 need() {
   local command=$1
   shift
   if command -v "$command" >/dev/null; then return; fi
-  if ! command -v apt-get >/dev/null; then
-    echo "error: \`$command\` is missing and there is no apt-get to install it with; install $* by hand" >&2
-    exit 1
-  fi
-  echo "installing $* (\`$command\` is missing)" >&2
-  local sudo=
-  if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
-  $sudo apt-get update -qq
-  $sudo apt-get install -y -qq --no-install-recommends "$@"
+  install_packages "\`$command\` is missing" "$@"
 }
 
 if ! command -v cargo >/dev/null; then

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ccl_codegen::gpu::{Target, emit_plan};
 use ccl_ir::plan::About;
 use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, StreamConfig, Task, answers, build};
@@ -26,8 +27,8 @@ pub struct Request {
     pub text_tokens: usize,
     /// Room for image tokens; 0 for none.
     pub image_tokens: usize,
-    /// Target, as on the command line.
-    pub target: String,
+    /// The GPU that the plan is for; `None` for the cpu.
+    pub gpu: Option<Target>,
     /// Hold every pass against the interpreter.
     pub validate: bool,
 }
@@ -44,7 +45,7 @@ impl Request {
             dtype: DType::F32,
             text_tokens: Spec::TEXT_TOKENS,
             image_tokens,
-            target: "cpu".into(),
+            gpu: None,
             validate: false,
         }
     }
@@ -61,6 +62,50 @@ impl Request {
             weight_dtype: self.dtype,
         }
     }
+
+    /// Target, as on the command line.
+    fn target(&self) -> &str {
+        self.gpu.as_ref().map_or(CPU, |gpu| &gpu.name)
+    }
+
+    /// What the passes do for the target.
+    fn options(&self) -> Result<Options, Error> {
+        let half = matches!(self.dtype, DType::F16 | DType::Bf16);
+        let Some(gpu) = &self.gpu else { return Ok(Options::default()) };
+        if half && !gpu.halves.contains(&self.dtype) {
+            let has: Vec<String> = gpu.halves.iter().map(DType::to_string).collect();
+            let instead = if has.is_empty() { "f32".into() } else { has.join(" or ") };
+            let (target, dtype) = (&gpu.name, self.dtype);
+            return Err(Error::Usage(format!("target {target} has no {dtype}: use --dtype {instead}")));
+        }
+        Ok(Options { half_activations: half, parallelism: gpu.parallelism, ..Options::default() })
+    }
+}
+
+/// The target that every build has.
+const CPU: &str = "cpu";
+
+/// The target with this name on the command line; `None` for the cpu.
+///
+/// # Errors
+/// When there is no such target.
+pub fn target(name: &str) -> Result<Option<Target>, Error> {
+    let unknown =
+        || Error::Usage(format!("--target {name}: there is no such target, use cpu, wgpu, cuda or, say, cuda:sm_90a"));
+    if name == CPU { Ok(None) } else { Target::from_name(name).map(Some).ok_or_else(unknown) }
+}
+
+/// Adds the kernels for the target to a plan for a GPU. A plan for the cpu has none.
+///
+/// # Errors
+/// When a call cannot run on the target.
+pub fn add_kernels(plan: &mut Plan, request: &Request) -> Result<(), Error> {
+    let Some(gpu) = &request.gpu else { return Ok(()) };
+    let begin = Instant::now();
+    let kernels = emit_plan(plan, gpu).map_err(|e| Error::Failed(format!("target {}: {e}", gpu.name)))?;
+    tracing::info!("emitted {} kernels in {:.0} ms", kernels.kernels.len(), begin.elapsed().as_secs_f64() * 1e3);
+    plan.kernels = Some(kernels);
+    Ok(())
 }
 
 /// Compiles a plan.
@@ -68,6 +113,7 @@ impl Request {
 /// # Errors
 /// When the clip or a setting does not fit the model, or a pass fails.
 pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
+    let options = request.options()?;
     if request.validate {
         validate(config, request)?;
     }
@@ -78,12 +124,12 @@ pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
         clip: request.clip.to_string(),
         batch: request.batch,
         guidance: request.guidance.to_string(),
-        target: request.target.clone(),
+        target: request.target().into(),
         dtype: request.dtype,
         compiler: concat!("ccl ", env!("CARGO_PKG_VERSION")).into(),
         config: serde_json::to_value(config).map_err(|e| Error::Failed(format!("config: {e}")))?,
     };
-    let plan = compile(&graph, &answers(request.task, request.guidance), about, &Options::default())?;
+    let plan = compile(&graph, &answers(request.task, request.guidance), about, &options)?;
     tracing::info!("planned {} calls in {:.0} ms", calls(&plan), begin.elapsed().as_secs_f64() * 1e3);
     Ok(plan)
 }
@@ -107,7 +153,10 @@ fn validate(config: &Config, request: &Request) -> Result<(), Error> {
         compiler: String::new(),
         config: serde_json::Value::Null,
     };
-    let options = Options { validate: true, schedule_rows: 4, ..Options::default() };
+    let options = request.options()?;
+    // A narrow device for a small model, so that keys are split there too.
+    let parallelism = options.parallelism.min(64);
+    let options = Options { validate: true, schedule_rows: 4, parallelism, ..options };
     let begin = Instant::now();
     compile(&graph, &answers(small.task, small.guidance), about, &options)?;
     tracing::info!(
@@ -162,7 +211,8 @@ fn twin(config: &Config, request: &Request) -> (Config, Request) {
     let small = Request {
         clip,
         batch: request.batch.min(2),
-        dtype: DType::F32,
+        // The cpu computes in f32 whatever is stored; the passes for a GPU look at the type.
+        dtype: if request.gpu.is_some() { request.dtype } else { DType::F32 },
         text_tokens: request.text_tokens.min(5),
         image_tokens: request.image_tokens.min(4),
         validate: false,

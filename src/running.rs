@@ -1,12 +1,14 @@
 //! Setting plans up on backends, and telling a clip from the tensors of a file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use ccl_ir::Plan;
 use ccl_ir::plan::WeightsFrom;
 use ccl_model::{Clip, Config, Guidance, Stream, Task};
 use ccl_runtime::backend::Backend;
 use ccl_runtime::cpu::CpuBackend;
+use ccl_runtime::gpu::GpuBackend;
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::reference::ReferenceBackend;
 use ccl_runtime::weights::WeightStore;
@@ -14,16 +16,36 @@ use ccl_runtime::weights::WeightStore;
 use crate::error::Error;
 use crate::model_dir::{FRESH_SEED, ModelDir};
 
-/// A backend by name. `auto` takes the best that is there.
+/// A backend by name. `auto` takes the best that is there: cuda, then a hardware adapter of wgpu, then the cpu.
+/// Software adapters are only taken by name. `threads` is for the cpu.
 ///
 /// # Errors
-/// When the backend is not part of this build or cannot be set up.
+/// When there is no such backend, no device for it, or it cannot be set up.
 pub fn backend(name: &str, threads: Option<usize>) -> Result<Box<dyn Backend>, Error> {
-    match name {
-        "auto" | "cpu" => Ok(Box::new(CpuBackend::new(threads)?)),
-        "reference" => Ok(Box::new(ReferenceBackend)),
-        other => Err(Error::Failed(format!("backend `{other}` is not part of this build: use --backend cpu"))),
-    }
+    Ok(match name {
+        "auto" => match GpuBackend::best() {
+            Some(gpu) => {
+                tracing::info!("running on {}: {}", gpu.name(), gpu.describe().name);
+                Box::new(gpu)
+            }
+            None => Box::new(CpuBackend::new(threads)?),
+        },
+        "cpu" => Box::new(CpuBackend::new(threads)?),
+        "cuda" => Box::new(GpuBackend::cuda(0)?),
+        "wgpu" => {
+            let gpu = GpuBackend::wgpu(0)?;
+            if gpu.is_software() {
+                static ONCE: Once = Once::new();
+                let name = gpu.describe().name;
+                ONCE.call_once(|| {
+                    tracing::warn!("{name} is a software adapter, slower than --backend cpu: for checking results")
+                });
+            }
+            Box::new(gpu)
+        }
+        "reference" => Box::new(ReferenceBackend),
+        other => return Err(Error::Failed(format!("there is no backend `{other}`: use auto, cpu, wgpu or cuda"))),
+    })
 }
 
 /// The weights that a plan was made for.
@@ -48,8 +70,8 @@ pub fn weights_of_plan(plan: &Plan, file: &Path) -> Result<WeightStore, Error> {
     weights_for_plan(plan, file, &model, Some(&from.fingerprint))
 }
 
-/// The weights of a model directory for a plan, which must have been made for this configuration and, where a fingerprint is
-/// given, for these very weights.
+/// The weights of a model directory for a plan, which must have been made for this configuration and, where a
+/// fingerprint is given, for these very weights.
 ///
 /// # Errors
 /// When the model is another one, or its weights are damaged.

@@ -31,8 +31,9 @@ fn differences(run: &Run) -> Vec<(String, f64)> {
 }
 
 #[test]
-fn every_case_agrees_on_both_backends() {
-    for backend in ["cpu", "reference"] {
+fn every_case_agrees_on_every_backend() {
+    // wgpu runs on any Vulkan driver; the suite installs a software one where there is none.
+    for backend in ["cpu", "reference", "wgpu"].into_iter().chain(cuda()) {
         for (case, count) in all_cases() {
             let run = verify(&case, &format!("--backend {backend} --threads 2")).ok();
             assert_eq!(run.json()["ok"], true, "{}", run.stdout);
@@ -44,6 +45,16 @@ fn every_case_agrees_on_both_backends() {
             }
         }
     }
+}
+
+/// `cuda` where the machine has such a device; says so where it has none.
+fn cuda() -> Option<&'static str> {
+    let devices = ccl("devices --json").ok().json();
+    let has = devices["devices"].as_array().expect("a list").iter().any(|d| d["backend"] == "cuda");
+    if !has {
+        eprintln!("not run on cuda: this machine has no NVIDIA GPU");
+    }
+    has.then_some("cuda")
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn full(batch: usize, queries: usize, keys: usize, heads: usize, dim: usize) -> 
 fn partitioned(partition: Partition, batch: usize, heads: usize, dim: usize, context: usize) -> Sample<Op> {
     let [q, k] = [partition.queries(), partition.keys()].map(|length| TensorType::f32([batch, length, heads, dim]));
     let c = TensorType::f32([context, heads, dim]);
-    Sample::new(PartitionedContextAttention { partition }.into(), [q, k.clone(), k, c.clone(), c])
+    Sample::new(PartitionedContextAttention::new(partition).into(), [q, k.clone(), k, c.clone(), c])
 }
 
 /// Runs on given inputs and returns the relative errors of the result and its log-sum-exp.

@@ -80,7 +80,7 @@ fn epilogue() -> Chain {
 
 #[test]
 fn linear_over_many_blocks() {
-    let fused = Linear { bias: true, epilogue: Some(epilogue()) };
+    let fused = Linear { bias: true, epilogue: Some(epilogue()), out: None };
     check(&sample(fused.clone(), &[&[2, 300, 130], &[257, 130], &[257], &[2, 1, 257], &[2, 300, 257]]));
     check(&sample(Linear::biased(), &[&[1, 1100], &[700, 1100], &[700]]));
     check(&sample(Linear::biased(), &[&[300, 1], &[40, 1], &[40]]));
@@ -115,8 +115,8 @@ fn chains_over_many_blocks() {
         &[&[1, 60_000], &[60_000], &[1]],
     ];
     for shapes in shapes {
-        check(&sample(Fused { chain: epilogue() }, shapes));
-        let sample = sample(Fused { chain: epilogue() }, shapes);
+        check(&sample(Fused::new(epilogue()), shapes));
+        let sample = sample(Fused::new(epilogue()), shapes);
         for layout in [Layout::Padded, Layout::Repeated, Layout::Reversed] {
             common::check_layouts(&sample, |_| layout);
         }
@@ -142,7 +142,7 @@ fn chains_reuse_slots_only_after_their_last_reader() {
         Instr::Binary(Mul, Step(5), Step(7)),
         Instr::Binary(Add, Step(1), Step(8)),
     ];
-    check(&sample(Fused { chain: Chain { inputs: 2, steps } }, &[&[3, 700], &[700]]));
+    check(&sample(Fused::new(Chain { inputs: 2, steps }), &[&[3, 700], &[700]]));
 }
 
 #[test]

@@ -228,6 +228,8 @@ operators!(
     WindowGather,
     WindowMask,
     PartitionedContextAttention,
+    MergeAttention,
+    RmsNormRope,
     Patchify,
     Unpatchify,
 );

@@ -256,7 +256,7 @@ fn cca_attention(partition: Partition) -> Result<Graph, IrError> {
     let v = g.input("v", TensorType::f32([b, keys, h, d]), Binding::Step)?;
     let ck = g.input("ck", TensorType::f32([n, h, d]), Binding::Load)?;
     let cv = g.input("cv", TensorType::f32([n, h, d]), Binding::Load)?;
-    let fused = g.add("", ops::PartitionedContextAttention { partition }, &[q, k, v, ck, cv])?;
+    let fused = g.add("", ops::PartitionedContextAttention::new(partition), &[q, k, v, ck, cv])?;
     g.output("fused", fused, None);
     g.output("fused.lse", Value { port: 1, ..fused }, None);
 

@@ -107,7 +107,7 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
             record.applied("fuse", "chain", &node.at, reason, 0, -saved);
         }
         let new_inputs: Vec<Value> = inputs.iter().map(|&v| re.get(v)).collect();
-        re.put(id, ops::Fused { chain: chain.clone() }.into(), &new_inputs).map_err(PassError::ir("fuse"))?;
+        re.put(id, ops::Fused::new(chain.clone()).into(), &new_inputs).map_err(PassError::ir("fuse"))?;
         known[id.index()] = Some((chain, inputs));
     }
     Ok(re.finish())
@@ -148,7 +148,7 @@ fn epilogues(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         };
         let linear = graph.node(node.inputs[slot].node);
         let Op::Linear(op) = &linear.op else { unreachable!("candidates are products") };
-        let op = ops::Linear { bias: op.bias, epilogue: Some(product_first(&fused.chain, slot as u16)) };
+        let op = ops::Linear { bias: op.bias, epilogue: Some(product_first(&fused.chain, slot as u16)), out: None };
         let mut inputs: Vec<Value> = linear.inputs.iter().map(|&v| re.get(v)).collect();
         inputs.extend(node.inputs.iter().enumerate().filter(|(i, _)| *i != slot).map(|(_, &v)| re.get(v)));
         let saved = 2 * node.types[0].bytes() as i64;

@@ -9,8 +9,9 @@
 //! 4. [`raise`]: plain patterns become `NormModulate` and `PartitionedContextAttention`;
 //! 5. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
 //! 6. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
-//! 7. [`layout`]: copies where a kernel cannot read a view;
-//! 8. [`lower`]: calls, order, buffers, offsets.
+//! 7. [`precision`] and [`split`], where the target asks for them: half precision activations, keys dealt out;
+//! 8. [`layout`]: copies where a kernel cannot read a view;
+//! 9. [`lower`]: calls, order, buffers, offsets.
 //!
 //! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
 #![deny(missing_docs)]
@@ -25,11 +26,13 @@ pub mod lower;
 pub mod memory;
 pub mod order;
 pub mod pipeline;
+pub mod precision;
 pub mod raise;
 pub mod rebuild;
 pub mod record;
 pub mod simplify;
 pub mod specialise;
+pub mod split;
 pub mod validate;
 
 pub use error::PassError;

@@ -24,6 +24,7 @@ pub fn run(graph: &Graph, about: About, record: &mut Record) -> Plan {
         entries: BTreeMap::new(),
         weights_from: None,
         report: Report::default(),
+        kernels: None,
     };
     // Where each stored value lives.
     let mut places: BTreeMap<Value, Place> = BTreeMap::new();

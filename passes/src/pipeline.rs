@@ -7,7 +7,7 @@ use crate::error::PassError;
 use crate::record::Record;
 use crate::specialise::Answers;
 use crate::validate::Validator;
-use crate::{cse, dead, fuse, hoist, layout, lower, raise, simplify, specialise};
+use crate::{cse, dead, fuse, hoist, layout, lower, precision, raise, simplify, specialise, split};
 
 /// Rows of the schedule that a plan holds. The prologue embeds all of them at once; a longer schedule runs the prologue again.
 pub const SCHEDULE_ROWS: usize = 64;
@@ -21,13 +21,24 @@ pub struct Options {
     pub raise: bool,
     /// Whether to fuse elementwise operators.
     pub fuse: bool,
+    /// Whether token streams are stored in the half precision of the matrices; off, activations are `f32`.
+    pub half_activations: bool,
+    /// Independent parts of work that fill the target; 0 where keys are never split.
+    pub parallelism: usize,
     /// Whether to run the reference interpreter before and after each pass, on random inputs.
     pub validate: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { schedule_rows: SCHEDULE_ROWS, raise: true, fuse: true, validate: false }
+        Self {
+            schedule_rows: SCHEDULE_ROWS,
+            raise: true,
+            fuse: true,
+            half_activations: false,
+            parallelism: 0,
+            validate: false,
+        }
     }
 }
 
@@ -72,6 +83,13 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     g = pass("dead", &g, &dead::run)?;
     if options.fuse {
         g = pass("fuse", &g, &fuse::run)?;
+    }
+    if options.half_activations {
+        g = pass("precision", &g, &precision::run)?;
+    }
+    // After precision: merged results are stored as the queries are, parts in f32.
+    if options.parallelism > 0 {
+        g = pass("split", &g, &|g, r| split::run(g, options.parallelism, r))?;
     }
     let g = pass("layout", &g, &layout::run)?;
     hoist::report(&g, &mut record);

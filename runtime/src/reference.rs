@@ -14,6 +14,7 @@ use crate::device::{DeviceInfo, cpu_name, host_memory};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
 use crate::profile::{CallTime, Profiler};
+use crate::transfer::gather;
 use crate::weights::{WeightBytes, WeightSource};
 
 /// Evaluates plans on one thread without kernels.
@@ -81,15 +82,6 @@ impl ReferenceInstance {
         }
     }
 
-    /// The elements that an operand views.
-    fn gather(&self, o: &Operand) -> Tensor<f32> {
-        let bytes = self.bytes(o.place);
-        Tensor::from_fn(o.ty.shape.clone(), |index| {
-            let steps: u64 = index.iter().zip(&o.strides).map(|(&i, s)| i as u64 * s).sum();
-            element(o.ty.dtype, bytes, (o.offset + steps) as usize)
-        })
-    }
-
     /// Stores a tensor where a dense operand is.
     fn scatter(&mut self, o: &Operand, tensor: &HostTensor) {
         let Place::Buffer(b) = o.place else { return };
@@ -103,33 +95,16 @@ impl ReferenceInstance {
     }
 
     fn call(&mut self, call: &Call) -> Result<(), Problem> {
-        let inputs: Vec<Tensor<f32>> = call.inputs.iter().map(|o| self.gather(o)).collect();
+        let inputs: Vec<Tensor<f32>> = call.inputs.iter().map(|o| gather(o, self.bytes(o.place))).collect();
         let outputs = call.op.eval(&inputs.iter().collect::<Vec<_>>())?;
         for (o, tensor) in call.outputs.iter().zip(outputs) {
             if !tensor.matches(&o.ty) {
                 return Err(Problem::new(format!("evaluates to shape {:?}, the plan says {}", tensor.shape, o.ty)));
             }
-            let tensor = if o.ty.dtype.is_float() {
-                HostTensor::f32(tensor.shape, tensor.data)
-            } else {
-                HostTensor::i32(tensor.shape, tensor.data.iter().map(|&x| x as i32).collect())
-            };
+            let tensor = HostTensor::of(o.ty.dtype, tensor);
             self.scatter(o, &tensor);
         }
         Ok(())
-    }
-}
-
-/// One element; integers become whole numbers.
-fn element(dtype: DType, bytes: &[u8], index: usize) -> f32 {
-    let at = index * dtype.bytes() as usize;
-    let two = || [bytes[at], bytes[at + 1]];
-    let four = || [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-    match dtype {
-        DType::F32 => f32::from_ne_bytes(four()),
-        DType::F16 => half::f16::from_ne_bytes(two()).to_f32(),
-        DType::Bf16 => half::bf16::from_ne_bytes(two()).to_f32(),
-        DType::I32 => i32::from_ne_bytes(four()) as f32,
     }
 }
 

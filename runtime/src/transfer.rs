@@ -1,12 +1,42 @@
 //! Tensors of the caller into and out of a plan's memory.
 
-use ccl_ir::{DType, TensorType};
+use ccl_ir::plan::Operand;
+use ccl_ir::{DType, Tensor, TensorType};
 use half::{bf16, f16};
 
 use crate::error::RuntimeError;
 use crate::host::{HostData, HostTensor};
 
+/// The elements that an operand views, from all bytes of its place; integers become whole numbers.
+pub(crate) fn gather(o: &Operand, bytes: &[u8]) -> Tensor<f32> {
+    Tensor::from_fn(o.ty.shape.clone(), |index| {
+        let steps: u64 = index.iter().zip(&o.strides).map(|(&i, s)| i as u64 * s).sum();
+        element(o.ty.dtype, bytes, (o.offset + steps) as usize)
+    })
+}
+
+fn element(dtype: DType, bytes: &[u8], index: usize) -> f32 {
+    let at = index * dtype.bytes() as usize;
+    let two = || [bytes[at], bytes[at + 1]];
+    let four = || [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+    match dtype {
+        DType::F32 => f32::from_ne_bytes(four()),
+        DType::F16 => f16::from_ne_bytes(two()).to_f32(),
+        DType::Bf16 => bf16::from_ne_bytes(two()).to_f32(),
+        DType::I32 => i32::from_ne_bytes(four()) as f32,
+    }
+}
+
 impl HostTensor {
+    /// What an operator evaluated to, as numbers of the kind that `dtype` is of.
+    pub(crate) fn of(dtype: DType, tensor: Tensor<f32>) -> Self {
+        if dtype.is_float() {
+            Self::f32(tensor.shape, tensor.data)
+        } else {
+            Self::i32(tensor.shape, tensor.data.iter().map(|&x| x as i32).collect())
+        }
+    }
+
     /// A tensor of zeros of this type, real numbers of every type as `f32`.
     pub fn zeros(ty: &TensorType) -> Self {
         let n = ty.elements() as usize;

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
+use ccl::planning::{add_kernels, target};
+use ccl_ir::Plan;
+use ccl_runtime::device::human_bytes;
 use ccl_runtime::{planfile, write};
 use serde::Serialize;
 
@@ -20,7 +23,7 @@ pub struct Args {
     spec: SpecArgs,
     #[command(flatten)]
     clip: ClipArgs,
-    /// What the plan is for: cpu
+    /// What the plan is for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
     #[arg(long, default_value = "cpu")]
     target: String,
     /// Plan file to write
@@ -33,6 +36,7 @@ struct Summary {
     plan: PathBuf,
     bytes: u64,
     calls: usize,
+    kernels: usize,
     peak_bytes: u64,
     weights: bool,
 }
@@ -42,14 +46,14 @@ struct Summary {
 /// # Errors
 /// When the model or an option is wrong, or the file cannot be written.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
-    check_target(&args.target)?;
+    let gpu = target(&args.target)?;
     write::check_writable(&args.output)?;
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;
     let clip = args.clip.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))?;
     warn_drift(&model.config, task, &clip);
     let mut request = request(&model.config, &args.spec, task, clip, args.clip.batch.unwrap_or(1));
-    request.target = args.target.clone();
+    request.gpu = gpu;
     let mut from = None;
     if model.has_weights() {
         let files = model.files()?;
@@ -61,34 +65,35 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         from = Some(model.weights_from(&files, &args.output)?);
     }
     let mut plan = compile(&model.config, &request)?;
+    add_kernels(&mut plan, &request)?;
     plan.weights_from = from;
     planfile::save(&args.output, &plan)?;
     let bytes = std::fs::metadata(&args.output).map_or(0, |m| m.len());
     let calls = plan.entries.values().map(Vec::len).sum();
+    let kernels = plan.kernels.as_ref().map_or(0, |k| k.kernels.len());
     if json {
         let weights = plan.weights_from.is_some();
         return super::print_json(&Summary {
             plan: args.output.clone(),
             bytes,
             calls,
+            kernels,
             peak_bytes: plan.report.peak_bytes,
             weights,
         });
     }
-    super::print_line(&format!("{}: {calls} calls; {}", args.output.display(), memory_line(&plan)))?;
+    let carried = carried(&plan).map_or_else(String::new, |c| format!("{c}; "));
+    super::print_line(&format!("{}: {calls} calls; {carried}{}", args.output.display(), memory_line(&plan)))?;
     if plan.weights_from.is_none() {
         super::print_line("made without weights: name them with --model DIR when the plan runs")?;
     }
     Ok(())
 }
 
-/// The targets that this build knows.
-///
-/// # Errors
-/// When it is another one.
-pub fn check_target(target: &str) -> Result<(), Error> {
-    match target {
-        "cpu" => Ok(()),
-        other => Err(Error::Usage(format!("target `{other}` is not part of this build: use --target cpu"))),
-    }
+/// What a plan carries for its target, for people; `None` where it carries nothing.
+pub fn carried(plan: &Plan) -> Option<String> {
+    let k = plan.kernels.as_ref()?;
+    let bytes: usize = k.kernels.iter().map(|k| k.text.len()).sum();
+    let (kernels, launches, text) = (k.kernels.len(), k.launches().count(), human_bytes(bytes as u64));
+    Some(format!("carries {kernels} kernels for {} ({text} of {}) and {launches} launches", k.target, k.language))
 }

@@ -2,41 +2,61 @@
 
 use ccl::error::Error;
 use ccl::running::backend;
-use ccl_runtime::device::human_bytes;
+use ccl_runtime::device::{DeviceInfo, human_bytes};
+use ccl_runtime::gpu::gpus;
+use serde::Serialize;
 
 /// Options of `ccl devices`.
 #[derive(clap::Args, Debug)]
 pub struct Args {}
 
-/// Lists what can run here.
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Listing {
+    /// What can run here; the cpu first.
+    devices: Vec<DeviceInfo>,
+    /// Backends without a device, and devices that cannot be used.
+    not_found: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    backend: &'static str,
+    why: String,
+}
+
+/// Lists what can run here, and what is missing.
 ///
 /// # Errors
-/// When a device cannot be asked.
+/// When the cpu cannot be asked.
 pub fn run(_: &Args, json: bool) -> Result<(), Error> {
-    let devices = vec![backend("cpu", None)?.describe()];
+    let found = gpus();
+    let devices = [backend("cpu", None)?.describe()].into_iter().chain(found.devices).collect();
+    let not_found = found.missing.into_iter().map(|(backend, why)| Missing { backend, why }).collect();
+    let listing = Listing { devices, not_found };
     if json {
-        return super::print_json(&devices);
+        return super::print_json(&listing);
     }
-    for d in devices {
-        super::print_line(&format!("{}: {} ({})", d.backend, d.name, d.kind))?;
-        if let (Some(threads), Some(cores)) = (d.threads, d.cores) {
-            super::print_line(&format!("  threads: {threads} of {cores} cores"))?;
-        }
-        super::print_line(&format!(
-            "  vector instructions: {}",
-            if d.simd.is_empty() { "none".into() } else { d.simd.join(" ") }
-        ))?;
-        let bytes = |b: Option<u64>| b.map_or_else(|| "unknown".into(), human_bytes);
-        super::print_line(&format!(
-            "  memory: {}, available {}",
-            bytes(d.memory.total_bytes),
-            bytes(d.memory.available_bytes)
-        ))?;
-        let types: Vec<&str> = d.element_types.iter().map(|t| t.name()).collect();
-        super::print_line(&format!("  element types: {} (arithmetic in f32)", types.join(" ")))?;
-        for (name, value) in d.limits {
-            super::print_line(&format!("  {name}: {value}"))?;
-        }
+    listing.devices.iter().try_for_each(print)?;
+    listing.not_found.iter().try_for_each(|m| super::print_line(&format!("{}: {}", m.backend, m.why)))
+}
+
+fn print(d: &DeviceInfo) -> Result<(), Error> {
+    super::print_line(&format!("{}: {} ({})", d.backend, d.name, d.kind))?;
+    if let (Some(threads), Some(cores)) = (d.threads, d.cores) {
+        super::print_line(&format!("  threads: {threads} of {cores} cores"))?;
     }
-    Ok(())
+    if d.backend == "cpu" {
+        let simd = if d.simd.is_empty() { "none".into() } else { d.simd.join(" ") };
+        super::print_line(&format!("  vector instructions: {simd}"))?;
+    }
+    if let Some(total) = d.memory.total_bytes {
+        let available = d.memory.available_bytes.map(|b| format!(", available {}", human_bytes(b)));
+        super::print_line(&format!("  memory: {}{}", human_bytes(total), available.unwrap_or_default()))?;
+    } else {
+        super::print_line("  memory: unknown")?;
+    }
+    let types: Vec<&str> = d.element_types.iter().map(|t| t.name()).collect();
+    super::print_line(&format!("  element types: {} (arithmetic in f32)", types.join(" ")))?;
+    d.limits.iter().try_for_each(|(name, value)| super::print_line(&format!("  {name}: {value}")))
 }

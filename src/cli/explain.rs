@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
+use ccl::planning::{add_kernels, target};
+use ccl_codegen::gpu::Target;
 use ccl_ir::plan::{Call, Place};
 use ccl_ir::{Binding, Event, Plan};
 use ccl_runtime::device::human_bytes;
@@ -25,7 +27,7 @@ pub struct Args {
     spec: SpecArgs,
     #[command(flatten)]
     clip: ClipArgs,
-    /// What to plan for: cpu
+    /// What to plan for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
     #[arg(long, default_value = "cpu")]
     target: String,
     /// text for people, json for programs, dot for graphviz
@@ -55,14 +57,14 @@ enum Format {
 /// # Errors
 /// When the model, the plan or an option is wrong.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
-    super::compile::check_target(&args.target)?;
+    let gpu = target(&args.target)?;
     let plan = match (&args.source.plan, &args.source.model) {
         (Some(file), None) => {
             let plan = planfile::load(file)?;
             agree(&plan, file, &args.spec, &args.clip)?;
             plan
         }
-        (None, Some(model)) => from_model(args, model)?,
+        (None, Some(model)) => from_model(args, gpu, model)?,
         _ => return Err(Error::Usage("explain takes either --model DIR or --plan F.cclp".into())),
     };
     let text = match args.format {
@@ -77,7 +79,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
 }
 
-fn from_model(args: &Args, dir: &std::path::Path) -> Result<Plan, Error> {
+fn from_model(args: &Args, gpu: Option<Target>, dir: &std::path::Path) -> Result<Plan, Error> {
     let model = ModelDir::open(dir)?;
     let task = required_task(&args.spec)?;
     let clip = args.clip.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))?;
@@ -86,7 +88,10 @@ fn from_model(args: &Args, dir: &std::path::Path) -> Result<Plan, Error> {
     if args.spec.dtype.is_none() && model.has_weights() {
         request.dtype = model.stored_dtype(&model.files()?)?;
     }
-    compile(&model.config, &request)
+    request.gpu = gpu;
+    let mut plan = compile(&model.config, &request)?;
+    add_kernels(&mut plan, &request)?;
+    Ok(plan)
 }
 
 fn as_json(plan: &Plan) -> Result<String, Error> {
@@ -138,6 +143,9 @@ fn as_text(plan: &Plan, all_events: bool) -> String {
     for k in kernels(plan) {
         let (name, flops) = (format!("{} {}", k.entry, k.name), human_flops(k.flops));
         let _ = writeln!(out, "  {name:<38} {:>7}  {flops:>12}  {:>12}", k.count, human_bytes(k.bytes));
+    }
+    if let Some(carried) = super::compile::carried(plan) {
+        let _ = writeln!(out, "  the plan {carried}");
     }
     let _ = writeln!(out, "\nwhat the passes did");
     if all_events {

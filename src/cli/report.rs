@@ -23,6 +23,7 @@ pub struct Report<'a> {
     scratch_bytes: u64,
     live_lower_bound_bytes: u64,
     kernels: Vec<Kernel>,
+    carried_kernels: usize,
     events: &'a [Event],
 }
 
@@ -84,6 +85,7 @@ pub fn report(plan: &Plan) -> Report<'_> {
         scratch_bytes: plan.scratch_bytes,
         live_lower_bound_bytes: plan.report.live_lower_bound_bytes,
         kernels: kernels(plan),
+        carried_kernels: plan.kernels.as_ref().map_or(0, |k| k.kernels.len()),
         events: &plan.report.events,
     }
 }

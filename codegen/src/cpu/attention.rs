@@ -7,12 +7,12 @@
 use std::ops::Range;
 
 use ccl_ir::Operator;
-use ccl_ir::ops::{Attention, PartitionedContextAttention};
+use ccl_ir::ops::{Attention, MergeAttention, PartitionedContextAttention, part_of_keys};
 use ccl_ir::partition::Group;
 use rayon::prelude::*;
 
 use super::KernelError;
-use super::attention_tile::{Block, QUERIES, Segment, attend};
+use super::attention_tile::{Block, QUERIES, Segment, attend, nothing};
 use super::view::View;
 
 /// Softmax attention per head; operands as [`Attention`] says, `q`, `k` and `v` with packed channels and any other
@@ -50,7 +50,7 @@ pub unsafe fn attention(op: &Attention, inputs: &[View<'_>], outputs: &[View<'_>
         });
         let segment = keys_at.segment(&values_at, 0..count, bias);
         // SAFETY: the caller's promise; every task has its own rows of the outputs.
-        unsafe { attend(&block(&q, outputs, batch, head, &blocks[index]), &[segment]) };
+        unsafe { attend(&block(&q, outputs[0].ptr, outputs[1].ptr, batch, head, &blocks[index]), &[segment]) };
     });
     Ok(())
 }
@@ -72,20 +72,70 @@ pub unsafe fn partitioned(
     let (q, k, v, ck, cv) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]);
     let context = ck.shape()[0];
     let groups: Vec<_> = op.partition.groups().into_iter().map(|group| (bias(&group), group)).collect();
-    let tasks: Vec<_> = groups
-        .iter()
-        .flat_map(|(bias, group)| blocks(group.queries.clone()).into_iter().map(move |part| (group, bias, part)))
-        .collect();
+    let parts = |(_, group): &(Option<Vec<f32>>, Group)| {
+        let keys = context + group.keys.len();
+        (0..op.splits).map(move |s| (s, part_of_keys(keys, s, op.splits))).collect::<Vec<_>>()
+    };
+    let mut tasks = Vec::new();
+    for (i, group) in groups.iter().enumerate() {
+        for (split, keys) in parts(group) {
+            tasks.extend(blocks(group.1.queries.clone()).into_iter().map(|part| (i, split, keys.clone(), part)));
+        }
+    }
+    let one = |view: &View<'_>| view.elements() / op.splits * size_of::<f32>();
+    let sizes = [one(&outputs[0]), one(&outputs[1])];
     // Groups read different keys, and heads of a key are neighbours in memory: they share pages and are prefetched.
     for_each_task(&q, tasks.len(), true, |batch, head, index| {
-        let (group, bias, queries) = &tasks[index];
-        let context = Rows::new(&ck, 0, head).segment(&Rows::new(&cv, 0, head), 0..context, None);
+        let (group, split, keys, queries) = &tasks[index];
+        let (bias, group) = &groups[*group];
+        let (from_context, from_window) = (keys.start.min(context)..keys.end.min(context), window_part(keys, context));
+        let tokens = Rows::new(&ck, 0, head).segment(&Rows::new(&cv, 0, head), from_context, None);
         let (keys_at, values_at) = (Rows::new(&k, batch, head), Rows::new(&v, batch, head));
-        let window = keys_at.segment(&values_at, group.keys.clone(), bias.as_deref());
+        let bias = bias.as_deref().map(|b| &b[from_window.clone()]);
+        let window = group.keys.start + from_window.start..group.keys.start + from_window.end;
+        let window = keys_at.segment(&values_at, window, bias);
+        // The outputs of this split, without their leading dimension.
+        let skip = |i: usize| outputs[i].ptr.wrapping_add(split * sizes[i]);
+        let block = block(&q, skip(0), skip(1), batch, head, queries);
         // SAFETY: the caller's promise; every task has its own rows of the outputs.
-        unsafe { attend(&block(&q, outputs, batch, head, queries), &[context, window]) };
+        unsafe { if keys.is_empty() { nothing(&block) } else { attend(&block, &[tokens, window]) } }
     });
     Ok(())
+}
+
+/// Puts partial results together; operands as [`MergeAttention`] says, all dense `f32`.
+///
+/// # Safety
+/// As for [`attention`].
+pub unsafe fn merge(_: &MergeAttention, inputs: &[View<'_>], outputs: &[View<'_>]) {
+    let &[parts, _, length, heads, dim] = inputs[0].shape() else { return };
+    // SAFETY: the caller's promise, and no other task has these slices.
+    let (o, l, out, lse) =
+        unsafe { (inputs[0].f32s(), inputs[1].f32s(), outputs[0].f32s_mut(), outputs[1].f32s_mut()) };
+    let (rows, all) = (lse.len(), out.len());
+    // Position in the log-sum-exp `[B, H, L]` of row `[b, i, head]` of the result `[B, L, H, D]`.
+    let place = |row: usize| {
+        let (b, i, head) = (row / (length * heads), row / heads % length, row % heads);
+        (b * heads + head) * length + i
+    };
+    lse.par_iter_mut().enumerate().for_each(|(at, lse)| {
+        let max = (0..parts).map(|s| l[s * rows + at]).fold(f32::NEG_INFINITY, f32::max);
+        *lse = max + (0..parts).map(|s| (l[s * rows + at] - max).exp()).sum::<f32>().ln();
+    });
+    out.par_chunks_exact_mut(dim).enumerate().for_each(|(row, out)| {
+        out.fill(0.0);
+        for s in 0..parts {
+            let weight = (l[s * rows + place(row)] - lse[place(row)]).exp();
+            for (out, o) in out.iter_mut().zip(&o[s * all + row * dim..]) {
+                *out += weight * o;
+            }
+        }
+    });
+}
+
+/// The part of a run of keys that lies behind the context tokens, counted from the window's first key.
+fn window_part(keys: &Range<usize>, context: usize) -> Range<usize> {
+    keys.start.max(context) - context..keys.end.max(context) - context
 }
 
 /// The term of each key's scores where a key counts more than once: `ln n` for `n` times.
@@ -167,19 +217,18 @@ impl Rows {
     }
 }
 
-/// A block of queries with its part of the outputs.
-fn block(q: &View<'_>, outputs: &[View<'_>], batch: usize, head: usize, queries: &Range<usize>) -> Block {
+/// A block of queries with its part of the outputs: dense `[.., L, H, D]` at `out` and `[.., H, L]` at `lse`.
+fn block(q: &View<'_>, out: *mut u8, lse: *mut u8, batch: usize, head: usize, queries: &Range<usize>) -> Block {
     let r = q.ty.rank();
-    let (length, heads) = (q.shape()[r - 3], q.shape()[r - 2]);
-    let (from, to) = (Rows::new(q, batch, head), Rows::new(&outputs[0], batch, head));
-    let lse = (batch * heads + head) * length + queries.start;
+    let (length, heads, dim) = (q.shape()[r - 3], q.shape()[r - 2], q.ty.last());
+    let from = Rows::new(q, batch, head);
     Block {
         q: from.row(queries.start),
         q_stride: from.stride,
         queries: queries.len(),
-        dim: q.ty.last(),
-        out: to.row(queries.start),
-        out_stride: to.stride,
-        lse: outputs[1].ptr.cast::<f32>().wrapping_add(lse),
+        dim,
+        out: out.cast::<f32>().wrapping_add(((batch * length + queries.start) * heads + head) * dim),
+        out_stride: heads * dim,
+        lse: lse.cast::<f32>().wrapping_add((batch * heads + head) * length + queries.start),
     }
 }

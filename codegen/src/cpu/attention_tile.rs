@@ -113,6 +113,20 @@ pub(super) unsafe fn attend(block: &Block, segments: &[Segment<'_>]) {
     });
 }
 
+/// The result of attention over no keys: zeros, and a log-sum-exp that merging passes over.
+///
+/// # Safety
+/// As for [`attend`].
+pub(super) unsafe fn nothing(block: &Block) {
+    for i in 0..block.queries {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(block.out.add(i * block.out_stride), block.dim).fill(0.0);
+            *block.lse.add(i) = ccl_ir::ops::NO_KEYS as f32;
+        }
+    }
+}
+
 impl Scratch {
     /// Lays the queries out for the block.
     ///

@@ -120,6 +120,14 @@ pub(super) unsafe fn rms_norm(op: &RmsNorm, inputs: &[View<'_>], outputs: &[View
     unsafe { each_row(&inputs[0], &outputs[0], row) };
 }
 
+/// `1 / sqrt(mean(x²) + eps)`.
+pub(super) fn rms(x: &[f32], eps: f32) -> f32 {
+    vectorised(
+        #[inline(always)]
+        || 1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt(),
+    )
+}
+
 /// See [`ccl_ir::ops::Softmax`].
 ///
 /// # Safety

@@ -15,6 +15,16 @@ use crate::types::{DType, TensorType, broadcast};
 pub struct Fused {
     /// What is computed per element.
     pub chain: Chain,
+    /// Element type of the result; `None`: the inputs' own where they agree, else `f32`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<DType>,
+}
+
+impl Fused {
+    /// A chain whose result has the type of its inputs.
+    pub fn new(chain: Chain) -> Self {
+        Self { chain, out: None }
+    }
 }
 
 /// Shape that all inputs broadcast to.
@@ -36,8 +46,9 @@ impl Operator for Fused {
         for i in 0..inputs.len() {
             float(inputs, i)?;
         }
+        crate::ensure!(self.out.is_none_or(DType::is_float), "the result must be real numbers");
         let dtype = inputs.iter().map(|t| t.dtype).reduce(super::promote).unwrap_or(DType::F32);
-        Ok(vec![TensorType::new(dtype, common_shape(inputs)?)])
+        Ok(vec![TensorType::new(self.out.unwrap_or(dtype), common_shape(inputs)?)])
     }
 
     fn eval<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
@@ -82,10 +93,10 @@ impl Operator for Fused {
         };
         let f32 = |shape: &[usize]| TensorType::f32(shape);
         vec![
-            Sample::new(Self { chain: gate.clone() }, [f32(&[2, 3, 5]), f32(&[2, 3, 5]), f32(&[2, 1, 5])]),
-            Sample::new(Self { chain: gate }, [f32(&[5]), f32(&[2, 3, 1]), f32(&[])]),
-            Sample::new(Self { chain: long.clone() }, [f32(&[4, 9]), f32(&[9])]),
-            Sample::new(Self { chain: long }, [f32(&[3, 300]), f32(&[3, 300])]),
+            Sample::new(Self::new(gate.clone()), [f32(&[2, 3, 5]), f32(&[2, 3, 5]), f32(&[2, 1, 5])]),
+            Sample::new(Self::new(gate), [f32(&[5]), f32(&[2, 3, 1]), f32(&[])]),
+            Sample::new(Self::new(long.clone()), [f32(&[4, 9]), f32(&[9])]),
+            Sample::new(Self::new(long), [f32(&[3, 300]), f32(&[3, 300])]),
         ]
     }
 }

@@ -20,17 +20,20 @@ pub struct Linear {
     pub bias: bool,
     /// Elementwise steps on the product; its input 0 is the product with its bias.
     pub epilogue: Option<Chain>,
+    /// Element type of the result; `None`: that of `x`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<DType>,
 }
 
 impl Linear {
     /// Without bias.
     pub fn plain() -> Self {
-        Self { bias: false, epilogue: None }
+        Self { bias: false, epilogue: None, out: None }
     }
 
     /// With a bias.
     pub fn biased() -> Self {
-        Self { bias: true, epilogue: None }
+        Self { bias: true, epilogue: None, out: None }
     }
 
     /// Number of inputs before the epilogue's own.
@@ -78,7 +81,8 @@ impl Operator for Linear {
                 );
             }
         }
-        Ok(vec![x.with_shape(shape)])
+        crate::ensure!(self.out.is_none_or(DType::is_float), "the result must be real numbers");
+        Ok(vec![TensorType::new(self.out.unwrap_or(x.dtype), shape)])
     }
 
     fn eval<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
@@ -132,12 +136,12 @@ impl Operator for Linear {
 
     fn samples() -> Vec<Sample<Self>> {
         let f32 = |shape: &[usize]| TensorType::f32(shape);
-        let gelu = Self { bias: true, epilogue: Some(Chain::unary(UnaryKind::GeluTanh)) };
+        let gelu = Self { bias: true, epilogue: Some(Chain::unary(UnaryKind::GeluTanh)), out: None };
         let gate = Chain::binary(BinaryKind::Mul);
         let mut residual = Chain::binary(BinaryKind::Add).inline(1, &gate).unwrap_or(gate.clone());
         // x + (y * g), with the product y first.
         residual = reorder(residual);
-        let residual = Self { bias: true, epilogue: Some(residual) };
+        let residual = Self { bias: true, epilogue: Some(residual), out: None };
         let half = |dtype| TensorType::new(dtype, [6, 7]);
         vec![
             Sample::new(Self::plain(), [f32(&[5, 7]), f32(&[3, 7])]),

@@ -6,7 +6,8 @@
 //!   element count, stride and size is small enough that sums and products of them do not overflow;
 //! - every call's operator takes its inputs, with the access it asks for, and yields the outputs' types; outputs are
 //!   dense, fill a buffer of their own and never lie over an input, save where the operator allows that one;
-//! - every read finds the value that was written to that buffer, whole ([`flow`]).
+//! - every read finds the value that was written to that buffer, whole ([`flow`]);
+//! - the kernels that it carries, if any, belong to its calls: every index is in range.
 //!
 //! Whether the calls compute what the graph meant is not its question.
 
@@ -43,6 +44,7 @@ impl Plan {
     /// When the plan must not be run: the first thing found, with the call or buffer it is about.
     pub fn check(&self) -> Result<(), IrError> {
         let checked = self.check_memory().and_then(|()| self.check_ports()).and_then(|()| self.check_calls());
+        let checked = checked.and_then(|()| self.kernels.as_ref().map_or(Ok(()), |k| k.check(self)));
         checked.and_then(|()| flow::check(self)).map_err(|p| IrError::Plan(Problem(one_line(&p.0))))
     }
 

@@ -1,7 +1,7 @@
 //! Plans: kernel calls, buffers and lifetimes as plain data.
 //!
 //! A plan knows no backend. Each [`Call`] is an [`Op`] on typed, strided [`Operand`]s; a backend decides how
-//! to run it. Values live in *regions*: weights (from the checkpoint), `Persistent` memory (inputs, and what
+//! to run it. A plan compiled for a GPU carries the kernels that it would launch there ([`Emitted`]), for the reader. Values live in *regions*: weights (from the checkpoint), `Persistent` memory (inputs, and what
 //! one entry leaves for a later one) and `Scratch` memory, which every entry reuses from its start.
 //!
 //! [`Plan::check`] proves a plan safe to execute: it trusts nothing the planner said, so that a plan from
@@ -9,20 +9,22 @@
 
 mod check;
 mod codec;
+mod emitted;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use codec::{MAGIC, VERSION};
+pub use emitted::{BufferRef, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
 
 use crate::event::Event;
 use crate::graph::Binding;
 use crate::op::{Op, Work};
 use crate::types::{DType, TensorType};
 
-/// Byte alignment of every buffer.
-pub const ALIGNMENT: u64 = 64;
+/// Byte alignment of every buffer: what GPUs want of a binding's offset.
+pub const ALIGNMENT: u64 = 256;
 
 /// Where a buffer lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -196,6 +198,9 @@ pub struct Plan {
     pub weights_from: Option<WeightsFrom>,
     /// Numbers for people.
     pub report: Report,
+    /// The kernels for [`About::target`], where that is a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Emitted>,
 }
 
 /// The checkpoint that a plan was made for.

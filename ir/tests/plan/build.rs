@@ -84,6 +84,7 @@ pub fn plan(buffers: Vec<Buffer>) -> Plan {
         entries: BTreeMap::new(),
         weights_from: None,
         report: Report::default(),
+        kernels: None,
     }
 }
 
@@ -110,19 +111,19 @@ pub mod b {
 pub fn small() -> Plan {
     let mut p = plan(vec![
         kept(0, 64),
-        kept(64, 64),
-        kept(128, 4),
-        kept(192, 192),
-        kept(384, 32),
-        kept(448, 64),
+        kept(256, 64),
+        kept(512, 4),
+        kept(768, 192),
+        kept(1536, 32),
+        kept(1792, 64),
         scratch(0, 64),
         scratch(0, 64),
-        scratch(64, 64),
+        scratch(256, 64),
         scratch(0, 64),
-        scratch(128, 64),
+        scratch(512, 64),
         scratch(0, 64),
-        scratch(64, 16),
-        scratch(192, 64),
+        scratch(256, 16),
+        scratch(768, 64),
         scratch(0, 64),
     ]);
     let weight = |name: &str, ty| PlanWeight { name: name.into(), ty };

@@ -120,7 +120,7 @@ fn a_sealed_body_that_is_no_plan() {
     };
     assert!(swapped("\"op\":\"binary\"", "\"op\":\"no\\nsuch\"").contains("unknown variant `no\\nsuch`"));
     assert!(swapped("\"dtype\":\"i32\"", "\"dtype\":\"f64\"").contains("unknown variant `f64`"));
-    assert!(swapped("\"scratch_bytes\":256", "\"scratch_bytes\":-1").contains("invalid value"));
-    assert!(swapped("\"scratch_bytes\":256", "\"scratch_bytes\":1e99").contains("invalid type"));
-    assert!(swapped("\"offset\":448", "\"offset\":449").contains("not aligned"), "what is read is checked");
+    assert!(swapped("\"scratch_bytes\":832", "\"scratch_bytes\":-1").contains("invalid value"));
+    assert!(swapped("\"scratch_bytes\":832", "\"scratch_bytes\":1e99").contains("invalid type"));
+    assert!(swapped("\"offset\":1792", "\"offset\":1793").contains("not aligned"), "what is read is checked");
 }

@@ -29,15 +29,15 @@ fn chain(offsets: [u64; 3], residual: bool) -> ccl_ir::Plan {
 #[test]
 fn chains() {
     assert_eq!(chain([0, 0, 0], false).live_scratch_lower_bound(), 64, "in place all the way");
-    assert_eq!(chain([0, 64, 0], false).live_scratch_lower_bound(), 128, "input and output");
-    assert_eq!(chain([0, 64, 128], false).live_scratch_lower_bound(), 128, "whatever the placement wastes");
-    assert_eq!(chain([0, 64, 128], true).live_scratch_lower_bound(), 192, "the first value lives on");
-    assert_eq!(chain([0, 64, 64], true).live_scratch_lower_bound(), 128);
+    assert_eq!(chain([0, 256, 0], false).live_scratch_lower_bound(), 128, "input and output");
+    assert_eq!(chain([0, 256, 512], false).live_scratch_lower_bound(), 128, "whatever the placement wastes");
+    assert_eq!(chain([0, 256, 512], true).live_scratch_lower_bound(), 192, "the first value lives on");
+    assert_eq!(chain([0, 256, 256], true).live_scratch_lower_bound(), 128);
 }
 
 #[test]
 fn outputs_live_to_the_end() {
-    let mut p = chain([0, 64, 128], false);
+    let mut p = chain([0, 256, 512], false);
     p.outputs.push(port("early", Binding::Step, buffer(1, &[16])));
     assert_eq!(p.check(), Ok(()));
     assert_eq!(p.live_scratch_lower_bound(), 192);
@@ -45,7 +45,7 @@ fn outputs_live_to_the_end() {
 
 #[test]
 fn a_plan_that_does_not_pass_has_a_bound_too() {
-    let mut p = chain([0, 64, 128], true);
+    let mut p = chain([0, 256, 512], true);
     p.buffers[2].bytes = u64::MAX;
     p.buffers.pop();
     p.live_scratch_lower_bound();

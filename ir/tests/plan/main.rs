@@ -2,6 +2,7 @@
 
 mod build;
 mod bytes;
+mod kernels;
 mod live;
 mod mutate;
 mod oracle;

@@ -33,10 +33,11 @@ fn change(tree: &mut Value, n: usize, pick: impl Fn(&Value) -> bool, f: impl Fn(
 }
 
 fn numbers() -> impl Strategy<Value = Value> {
-    let big = [0u64, 1, 2, 3, 8, 64, 128, 448, 1 << 31, u64::from(u32::MAX), 1 << 46, 1 << 62, u64::MAX - 63, u64::MAX];
+    let big =
+        [0u64, 1, 2, 3, 8, 256, 512, 1792, 1 << 31, u64::from(u32::MAX), 1 << 46, 1 << 62, u64::MAX - 63, u64::MAX];
     prop_oneof![
         prop::sample::select(big.to_vec()).prop_map(Value::from),
-        (0u64..600).prop_map(Value::from),
+        (0u64..2000).prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),

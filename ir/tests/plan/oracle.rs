@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-const LINE: u64 = 64;
+const LINE: u64 = 256;
 
 /// Elements of a buffer.
 fn elements(buffer: &Buffer) -> usize {

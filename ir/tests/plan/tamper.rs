@@ -36,9 +36,9 @@ fn regions_buffers_and_weights() {
     refused(&[
         ("bytes of scratch memory are more", |p| p.scratch_bytes = u64::MAX),
         ("bytes of persistent memory are more", |p| p.persistent_bytes = (1 << 46) + 1),
-        ("its region has 192", |p| p.scratch_bytes = 192),
-        ("its region has 512", |p| p.buffers[5].offset = u64::MAX - 63),
-        ("its region has 512", |p| p.buffers[5].bytes = u64::MAX),
+        ("its region has 768", |p| p.scratch_bytes = 768),
+        ("its region has 1856", |p| p.buffers[5].offset = u64::MAX - 255),
+        ("its region has 1856", |p| p.buffers[5].bytes = u64::MAX),
         ("buffer 6 starts at byte 4, not aligned", |p| p.buffers[6].offset = 4),
         ("buffer 8 is empty", |p| p.buffers[8].bytes = 0),
         ("`video.proj.weight` is listed twice", |p| p.weights[1].name = p.weights[0].name.clone()),
@@ -66,12 +66,13 @@ fn ports() {
         }),
         ("input `video`: weights are never written", |p| p.inputs[0].operand = dense(Place::Weight(1), &[8])),
         ("input `video`: what is written must be dense", |p| p.inputs[0].operand.strides = vec![1, 2]),
-        ("input `schedule`: 64 bytes from element 0 on do not fill a buffer of 192", |p| {
+        ("input `schedule`: 64 bytes from element 0 on do not fill a buffer of 448", |p| {
+            p.buffers[b::SCHEDULE as usize].bytes = 448;
             p.inputs[3].operand = buffer(b::SCHEDULE, &[2, 8]);
         }),
         ("input `text`: reads buffer 1, which buffer 0 has since", |p| {
             p.inputs[0].binding = Binding::Prologue;
-            p.buffers[0].offset = 64;
+            p.buffers[0].offset = 256;
             p.inputs.swap(0, 1);
         }),
         ("output `last`: is a weight", |p| p.outputs[1].operand = dense(Place::Weight(1), &[8])),
@@ -154,7 +155,7 @@ fn calls() {
         }),
         ("output 0: weights are never written", |p| step(p)[1].outputs[0] = dense(Place::Weight(1), &[8])),
         ("output 0: what is written must be dense", |p| step(p)[1].outputs[0].strides = vec![1, 2]),
-        ("do not fill a buffer of 192 bytes", |p| p.buffers[7].bytes = 192),
+        ("do not fill a buffer of 448 bytes", |p| p.buffers[7].bytes = 448),
         ("context tokens are too many", |p| {
             let partition = Partition::NearestFrame { frames: 1, tokens_per_frame: 2, length: 2 };
             let op = WindowMask { partition, context: usize::MAX };
@@ -178,14 +179,14 @@ fn overlap_within_a_call() {
         ("output 0 would overwrite input 0", |p| step(p)[1].inputs[0].strides = vec![1, 2]),
         ("output 0 would overwrite input 1", |p| step(p)[1].inputs[1] = buffer(b::ROW, &[1, 8])),
         ("step call 0 `index` at `cond/video.blocks.0`: output 0 would overwrite input 0", |p| {
-            p.buffers[b::ROW as usize] = kept(192 + 64, 64);
+            p.buffers[b::ROW as usize] = kept(768, 64);
         }),
     ]);
     // An operator may not write over an input that is the wrong half of a larger buffer.
-    let mut p = plan(vec![kept(0, 128), kept(64, 64), kept(128, 128)]);
-    p.inputs = vec![port("x", Binding::Step, buffer(0, &[32]))];
+    let mut p = plan(vec![kept(0, 512), kept(256, 64), kept(512, 128)]);
+    p.inputs = vec![port("x", Binding::Step, buffer(0, &[128]))];
     let mut half = buffer(0, &[16]);
-    half.offset = 8;
+    half.offset = 56;
     p.entries.insert(Binding::Step, vec![call(unary(), &[half], &[buffer(1, &[16])])]);
     assert!(refusal(&p, "a shifted half").contains("output 0 would overwrite input 0"));
 }
@@ -211,15 +212,15 @@ fn lifetimes() {
         }),
         // Scratch memory does not outlive its entry.
         ("input 2 reads buffer 5, which is scratch memory of an entry that has ended", |p| {
-            p.buffers[b::KEYS as usize] = scratch(192, 64);
+            p.buffers[b::KEYS as usize] = scratch(768, 64);
         }),
         // Only the second step misses what the first has destroyed.
         ("step call 5 `attention` at `cond/video.blocks.0`: input 2 reads buffer 5, which buffer 13", |p| {
-            p.buffers[b::VELOCITY as usize] = kept(448, 64);
+            p.buffers[b::VELOCITY as usize] = kept(1792, 64);
         }),
         ("step call 0 `index` at `cond/video.blocks.0`: input 0 reads buffer 3, which buffer 6", |p| {
-            p.buffers[b::ROW as usize] = kept(384 - 64, 64);
-            p.buffers[b::SUM as usize] = scratch(128, 64);
+            p.buffers[b::ROW as usize] = kept(768, 64);
+            p.buffers[b::SUM as usize] = scratch(512, 64);
             let copy = call(Copy {}, &[buffer(b::VIDEO, &[2, 8])], &[buffer(b::ROW, &[2, 8])]);
             step(p).insert(1, copy);
             step(p).remove(0);
@@ -230,9 +231,9 @@ fn lifetimes() {
         // Only the second clip misses what the first clip's step has destroyed.
         ("prologue call 0 `linear` at `cond/video.blocks.0`: input 2 reads buffer 4, which buffer 13", |p| {
             step(p)[3].inputs[1] = buffer(b::NORM, &[2, 8]);
-            p.persistent_bytes = 576;
-            p.buffers[b::KEYS as usize].offset = 512;
-            p.buffers[b::VELOCITY as usize] = kept(384, 64);
+            p.persistent_bytes = 2112;
+            p.buffers[b::KEYS as usize].offset = 2048;
+            p.buffers[b::VELOCITY as usize] = kept(1536, 64);
         }),
     ]);
 }

@@ -44,7 +44,7 @@ fn find(site: &Site<'_>, id: NodeId, attention: &ops::Attention) -> Result<Raise
     let steps = vec![
         (ops::Reshape { shape: queries.to_vec() }.into(), vec![From::Old(grouped)]),
         (
-            ops::PartitionedContextAttention { partition }.into(),
+            ops::PartitionedContextAttention::new(partition).into(),
             vec![From::Step(0), From::Old(k), From::Old(v), From::Old(ck), From::Old(cv)],
         ),
         (ops::Reshape { shape: out_shape }.into(), vec![From::Step(1)]),

@@ -4,6 +4,7 @@
 
 mod context_attention;
 mod norm_modulate;
+mod rms_norm_rope;
 
 use ccl_ir::{Graph, NodeId, Op, Value, Work};
 
@@ -32,8 +33,11 @@ enum From {
 /// error with the reason where it nearly is.
 type Rule = (&'static str, fn(&Site<'_>, NodeId) -> Option<Result<Raised, String>>);
 
-const RULES: &[Rule] =
-    &[("PartitionedContextAttention", context_attention::matches), ("NormModulate", norm_modulate::matches)];
+const RULES: &[Rule] = &[
+    ("PartitionedContextAttention", context_attention::matches),
+    ("NormModulate", norm_modulate::matches),
+    ("RmsNormRope", rms_norm_rope::matches),
+];
 
 /// The old graph and who reads what in it.
 struct Site<'a> {

@@ -2,14 +2,15 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
 
 use ccl_ir::ops::{Attention, Binary, BinaryKind, Constant, Index, Linear};
 use ccl_ir::plan::{ALIGNMENT, About, Buffer, Call, Operand, Place, PlanWeight, Port, Region, Report};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::weights::{ExpectedTensor, Init, WeightStore};
-use ccl_runtime::{Backend, CpuBackend, HostTensor, ReferenceBackend, RuntimeError, Session, Tensors};
+use ccl_runtime::{Backend, CpuBackend, GpuBackend, HostTensor, ReferenceBackend, RuntimeError, Session, Tensors};
 
 /// What a fallible test returns.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -43,6 +44,7 @@ impl Builder {
                 entries: BTreeMap::new(),
                 weights_from: None,
                 report: Report::default(),
+                kernels: None,
             },
         }
     }
@@ -135,16 +137,27 @@ pub fn field_at(x: f64, t: f64) -> f64 {
     0.5 * x + t - 0.3 * x * t
 }
 
-/// A prompt of up to 6 tokens of width 4, attended by two learned queries and projected by a `bf16` weight in the
-/// prologue; `guided.video = video * scale.video + prompt` in a step, whose time `t` it ignores.
+/// [`prompt_in`] with a weight in `bf16`.
 pub fn prompt() -> Arc<Plan> {
+    prompt_in(DType::Bf16)
+}
+
+/// The half precision type that a runtime's weights can have.
+pub fn half_of(backend: &dyn Backend) -> DType {
+    let types = backend.describe().element_types;
+    [DType::Bf16, DType::F16].into_iter().find(|t| types.contains(t)).unwrap_or(DType::F32)
+}
+
+/// A prompt of up to 6 tokens of width 4, attended by two learned queries and projected by a weight of this type in the
+/// prologue; `guided.video = video * scale.video + prompt` in a step, whose time `t` it ignores.
+pub fn prompt_in(half: DType) -> Arc<Plan> {
     let mut b = Builder::new();
     let x = b.input("video", TensorType::f32([1, 2, 4]), Binding::Step);
     let text = b.input("text", TensorType::f32([1, 6, 4]), Binding::Prologue);
     let count = b.input("text_len", TensorType::new(DType::I32, []), Binding::Prologue);
     let scale = b.input("scale.video", TensorType::f32([]), Binding::Step);
     let query = b.weight("query", TensorType::f32([1, 2, 1, 4]));
-    let matrix = b.weight("out.weight", TensorType::new(DType::Bf16, [4, 4]));
+    let matrix = b.weight("out.weight", TensorType::new(half, [4, 4]));
     let keys = reshaped(&text, [1, 6, 1, 4]);
     let attention = Attention { masked: false, counted: true };
     let read = b.call(Binding::Prologue, false, "attend", attention, &[&query, &keys, &keys, &count]);
@@ -168,12 +181,31 @@ pub fn weights() -> WeightStore {
 
 /// Every runtime that a plan must run on.
 pub fn backends() -> Result<Vec<Box<dyn Backend>>, RuntimeError> {
-    Ok(vec![
+    let mut all: Vec<Box<dyn Backend>> = vec![
         Box::new(ReferenceBackend),
         Box::new(CpuBackend::new(Some(1))?),
         Box::new(CpuBackend::new(Some(3))?),
         Box::new(CpuBackend::new(None)?),
-    ])
+    ];
+    all.extend(gpus().iter().map(|gpu| Box::new(gpu.clone()) as Box<dyn Backend>));
+    Ok(all)
+}
+
+/// The GPUs of this machine, software adapters too. What is not there is said on standard error, past the test harness.
+pub fn gpus() -> &'static [GpuBackend] {
+    static GPUS: OnceLock<Vec<GpuBackend>> = OnceLock::new();
+    GPUS.get_or_init(|| {
+        let found = [("wgpu", GpuBackend::wgpu(0)), ("cuda", GpuBackend::cuda(0))];
+        let opened = found.into_iter().filter_map(|(name, gpu)| {
+            let said = match &gpu {
+                Ok(gpu) => format!("running on {name}: {}", gpu.describe().name),
+                Err(e) => format!("NOT RUN on {name}: no device ({e})"),
+            };
+            let _ = writeln!(std::io::stderr(), "{said}");
+            gpu.ok()
+        });
+        opened.collect()
+    })
 }
 
 pub fn session(backend: &dyn Backend, plan: Arc<Plan>) -> Result<Session, RuntimeError> {

@@ -1,0 +1,53 @@
+//! The kernels, one file each. All read numbers as `f32` and store them in the type of their buffer.
+
+pub mod attention;
+pub mod attention_keys;
+pub mod elementwise;
+pub mod gather;
+pub mod merge;
+pub mod norm;
+pub mod norm_rope;
+pub mod product;
+pub mod reduce;
+pub mod rope;
+pub mod softmax;
+pub mod walk;
+
+use cubecl::prelude::*;
+
+use super::blueprint::{Class, Slot};
+
+/// Element `at` of an operand, as `f32`.
+#[cube]
+pub fn load<E: Float>(
+    halves: &Sequence<Box<[E]>>,
+    floats: &Sequence<Box<[f32]>>,
+    at: usize,
+    #[comptime] slot: Slot,
+) -> f32 {
+    match comptime!(slot.class) {
+        Class::Half => f32::cast_from(halves.index(comptime!(slot.index as usize))[at]),
+        Class::Float | Class::Int => floats.index(comptime!(slot.index as usize))[at],
+    }
+}
+
+/// Writes element `at` of an operand.
+#[cube]
+pub fn store<E: Float>(
+    halves: &mut Sequence<Box<[E]>>,
+    floats: &mut Sequence<Box<[f32]>>,
+    at: usize,
+    value: f32,
+    #[comptime] slot: Slot,
+) {
+    match comptime!(slot.class) {
+        Class::Half => {
+            let out = halves.index_mut(comptime!(slot.index as usize));
+            out[at] = E::cast_from(value);
+        }
+        Class::Float | Class::Int => {
+            let out = floats.index_mut(comptime!(slot.index as usize));
+            out[at] = value;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What works on whole rows: normalisations and softmax.
+
+use ccl_ir::Op;
+use ccl_ir::ops::RmsNormRope;
+use ccl_ir::plan::Call;
+
+use super::walk::{Walk, collapse, fits};
+use crate::gpu::blueprint::Kernel;
+use crate::gpu::kernels::norm::Norm;
+use crate::gpu::kernels::norm_rope::NormRope;
+use crate::gpu::kernels::softmax::Softmax;
+use crate::gpu::launch::{Args, Launch, LowerError};
+use crate::gpu::target::{Target, Tiles};
+
+/// Units of a cube: a row each.
+fn units(target: &Target, d: usize) -> u32 {
+    let most = match target.tiles {
+        Tiles::Small => 64,
+        Tiles::Large => 256,
+    };
+    // Units without elements only wait; one plane is the least that is worth having.
+    (d.min(most) as u32).next_power_of_two().max(32)
+}
+
+/// The sizes of rows and of operands over them; returns the number of rows' dimensions and of rows.
+fn rows(args: &mut Args, operands: &[usize]) -> Result<(u32, u64), LowerError> {
+    let x = &args.operand(0).ty;
+    let d = x.last() as u64;
+    let mut dims = x.shape[..x.rank().saturating_sub(1)].to_vec();
+    let mut walks: Vec<Walk> = operands.iter().map(|&i| Walk::rows(args.operand(i), &dims)).collect();
+    collapse(&mut dims, &mut walks);
+    let rows: u64 = dims.iter().map(|&n| n as u64).product();
+    args.size(rows)?;
+    args.size(d)?;
+    args.sizes(dims.iter().map(|&n| n as u64))?;
+    for walk in &walks {
+        walk.push(args, &dims, d)?;
+    }
+    let first = args.result(0).offset;
+    fits(args, first.saturating_add(rows.saturating_mul(d)))?;
+    args.size(first)?;
+    Ok((dims.len() as u32, rows))
+}
+
+/// `LayerNorm`, `RmsNorm` and `NormModulate`.
+pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
+    let (centered, eps, scale, shift) = match &call.op {
+        Op::LayerNorm(op) => (true, op.eps, op.affine.then_some(1), op.affine.then_some(2)),
+        Op::NormModulate(op) => (true, op.eps, Some(2), Some(1)),
+        Op::RmsNorm(op) => (false, op.eps, Some(1), None),
+        _ => return Err(Args::new(call, target).error("is no normalisation")),
+    };
+    let mut args = Args::new(call, target);
+    let operands: Vec<usize> = [Some(0), scale, shift].into_iter().flatten().collect();
+    let (rank, rows) = rows(&mut args, &operands)?;
+    let units = units(target, call.inputs[0].ty.last());
+    let kernel = Norm {
+        rank,
+        units,
+        centered,
+        eps: (eps as f32).to_bits(),
+        x: args.input(0)?,
+        scale: scale.map(|i| args.input(i)).transpose()?,
+        one_plus: matches!(call.op, Op::NormModulate(_)),
+        shift: shift.map(|i| args.input(i)).transpose()?,
+        output: args.output(0)?,
+    };
+    args.launch(Kernel::Norm(kernel), rows, [units, 1, 1])
+}
+
+/// `RmsNormRope`.
+pub(super) fn rms_norm_rope(call: &Call, target: &Target, op: &RmsNormRope) -> Result<Launch, LowerError> {
+    let mut args = Args::new(call, target);
+    let (rank, rows) = rows(&mut args, &[0])?;
+    let x = &call.inputs[0].ty;
+    args.size(x.shape[1] as u64)?;
+    args.size((x.last() / op.heads / 2) as u64)?;
+    args.size(call.inputs[1].offset)?;
+    args.size(call.inputs[2].offset)?;
+    let units = units(target, x.last());
+    let kernel = NormRope {
+        rank,
+        units,
+        eps: (op.eps as f32).to_bits(),
+        x: args.input(0)?,
+        weight: args.input(1)?,
+        table: args.input(2)?,
+        output: args.output(0)?,
+    };
+    args.launch(Kernel::NormRope(kernel), rows, [units, 1, 1])
+}
+
+/// `Softmax`.
+pub(super) fn softmax(call: &Call, target: &Target) -> Result<Launch, LowerError> {
+    let mut args = Args::new(call, target);
+    let (rank, rows) = rows(&mut args, &[0])?;
+    let units = units(target, call.inputs[0].ty.last());
+    let kernel = Softmax { rank, units, x: args.input(0)?, output: args.output(0)? };
+    args.launch(Kernel::Softmax(kernel), rows, [units, 1, 1])
+}

@@ -1,0 +1,118 @@
+//! NVRTC, the compiler of CUDA texts, without a CUDA toolkit and without a GPU.
+//!
+//! `./test.sh` puts NVIDIA's packages into a directory of their own; `CCL_NVRTC_DIR` names it, else it is looked for in the target
+//! directory. Where it is missing there is a message, never a test that passes for want of it.
+#![allow(dead_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// Version of NVRTC that texts are held against.
+pub const VERSION: (c_int, c_int) = (13, 0);
+
+/// Architectures that every text must compile for.
+pub const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
+
+type Program = *mut c_void;
+type Strings = *const *const c_char;
+
+/// The library's functions; pointers are good as long as the library is.
+pub struct Nvrtc {
+    create: unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, Strings, Strings) -> c_int,
+    compile: unsafe extern "C" fn(Program, c_int, Strings) -> c_int,
+    log_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    binary_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    destroy: unsafe extern "C" fn(*mut Program) -> c_int,
+    headers: Vec<String>,
+    _libraries: [Library; 2],
+}
+
+impl Nvrtc {
+    /// Loads the library from `CCL_NVRTC_DIR`, or from where `./test.sh` of the workspace at `root` puts it.
+    ///
+    /// # Errors
+    /// When it is not there, cannot be loaded, or is of another version; the message says what to do.
+    pub fn load(root: &Path) -> Result<Self, String> {
+        let given = std::env::var_os("CCL_NVRTC_DIR").map(PathBuf::from);
+        let dir = given.unwrap_or_else(|| root.join("target/nvrtc/nvidia/cu13"));
+        let wrong = |what: String| format!("{}: {what}: run ./test.sh, which installs NVRTC 13.0 there", dir.display());
+        let open = |name: &str| {
+            // SAFETY: NVIDIA's libraries have no initialiser that asks anything of the caller.
+            unsafe { Library::open(Some(dir.join("lib").join(name)), RTLD_NOW | RTLD_GLOBAL) }
+        };
+        // The compiler looks this one up by name when it is needed: it is found where it is loaded already.
+        let builtins = open("libnvrtc-builtins.so.13.0").map_err(|e| wrong(e.to_string()))?;
+        let library = open("libnvrtc.so.13").map_err(|e| wrong(e.to_string()))?;
+        macro_rules! function {
+            ($name:literal) => {
+                // SAFETY: the signatures are those of nvrtc.h; the library is kept as long as the pointers.
+                *unsafe { library.get($name) }.map_err(|e| wrong(e.to_string()))?
+            };
+        }
+        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int = function!(b"nvrtcVersion");
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: two integers to write to.
+        unsafe { version(&raw mut major, &raw mut minor) };
+        if (major, minor) != VERSION {
+            return Err(wrong(format!("is NVRTC {major}.{minor}, not {}.{}", VERSION.0, VERSION.1)));
+        }
+        let include = |part: &str| format!("--include-path={}", dir.join(part).display());
+        Ok(Self {
+            create: function!(b"nvrtcCreateProgram"),
+            compile: function!(b"nvrtcCompileProgram"),
+            log_size: function!(b"nvrtcGetProgramLogSize"),
+            log: function!(b"nvrtcGetProgramLog"),
+            binary_size: function!(b"nvrtcGetCUBINSize"),
+            destroy: function!(b"nvrtcDestroyProgram"),
+            headers: vec![include("include"), include("include/cccl")],
+            _libraries: [builtins, library],
+        })
+    }
+
+    /// Compiles a text to machine code for an architecture such as `sm_90a`, with the options that the CUDA backend gives. Returns the
+    /// code's size in bytes. May be called from many threads.
+    ///
+    /// # Errors
+    /// When it does not compile: the compiler's own log.
+    pub fn compile(&self, text: &str, architecture: &str) -> Result<usize, String> {
+        let text = CString::new(text).map_err(|e| e.to_string())?;
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "-lineinfo".into()];
+        options.extend_from_slice(&self.headers);
+        let options: Vec<CString> =
+            options.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+        let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
+        let mut program = null_mut();
+        // SAFETY: `text` is a C string; no name and no headers are given.
+        let made = unsafe { (self.create)(&raw mut program, text.as_ptr(), null(), 0, null(), null()) };
+        if made != 0 {
+            return Err(format!("NVRTC makes no program: error {made}"));
+        }
+        // SAFETY: the program is alive until it is destroyed below, and the options are C strings that outlive the call.
+        let code = unsafe { (self.compile)(program, pointers.len() as c_int, pointers.as_ptr()) };
+        let result = if code == 0 { self.size(program) } else { Err(self.log(program)) };
+        // SAFETY: made above, destroyed once.
+        unsafe { (self.destroy)(&raw mut program) };
+        result
+    }
+
+    fn size(&self, program: Program) -> Result<usize, String> {
+        let mut size = 0;
+        // SAFETY: a live program and a number to write to.
+        let code = unsafe { (self.binary_size)(program, &raw mut size) };
+        if code == 0 && size > 0 { Ok(size) } else { Err(format!("no machine code: error {code}")) }
+    }
+
+    fn log(&self, program: Program) -> String {
+        let mut size = 0;
+        // SAFETY: a live program and a number to write to.
+        unsafe { (self.log_size)(program, &raw mut size) };
+        let mut log = vec![0u8; size + 1];
+        // SAFETY: as many bytes as the log has, and one more that stays zero.
+        unsafe { (self.log)(program, log.as_mut_ptr().cast()) };
+        CStr::from_bytes_until_nul(&log).map(|l| l.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,30 @@
+//! Every kernel's text, without a device: WGSL must validate in naga.
+
+#[path = "gpu_common/mod.rs"]
+mod gpu_common;
+
+use ccl_codegen::gpu::emit::emit;
+use ccl_codegen::gpu::{Lowered, Target, lower};
+use ccl_ir::Op;
+use gpu_common::call;
+
+#[test]
+fn wgsl_of_every_sample_validates() {
+    let target = Target::wgpu();
+    let mut kernels = 0;
+    for sample in Op::samples() {
+        let call = call(&sample);
+        let Ok(Lowered::Device(launches)) = lower(&call, &target) else { continue };
+        for launch in launches {
+            let text = emit(&launch, &target).unwrap();
+            let module = naga::front::wgsl::parse_str(&text.text)
+                .unwrap_or_else(|e| panic!("{}: {}\n{}", call.op.name(), e.emit_to_string(&text.text), text.text));
+            let flags = naga::valid::ValidationFlags::all();
+            naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
+                .validate(&module)
+                .unwrap_or_else(|e| panic!("{}: {e:?}\n{}", call.op.name(), text.text));
+            kernels += 1;
+        }
+    }
+    assert!(kernels > 20, "only {kernels} kernels");
+}

@@ -1,0 +1,124 @@
+//! The kernels of a plan for one target: texts and launches, as plain data.
+//!
+//! A plan needs none to run: a backend lowers the calls itself, for the device at hand. A plan made for a target carries them so
+//! that they can be read, compiled and compared on a machine without that device.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Call, Plan};
+use crate::error::Problem;
+use crate::graph::Binding;
+
+/// Every kernel that a plan launches on a target, and every launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Emitted {
+    /// Name of the target, as on the command line.
+    pub target: String,
+    /// Language of the texts: `cuda` or `wgsl`.
+    pub language: String,
+    /// The kernels, each once, in the order of their first launch.
+    pub kernels: Vec<EmittedKernel>,
+    /// How each call of each entry runs, in the order of [`Plan::entries`].
+    pub entries: BTreeMap<Binding, Vec<EmittedCall>>,
+}
+
+/// A kernel's text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EmittedKernel {
+    /// What it computes, for people; kernels that differ in types or tiles share a name.
+    pub name: String,
+    /// The source.
+    pub text: String,
+    /// Units (threads) of a cube (block) along each axis.
+    pub units: [u32; 3],
+    /// Shared memory in bytes that a launch asks for, beyond what the text declares.
+    pub shared_bytes: u64,
+    /// The kernel's identity, from which the code generator makes the text again.
+    pub blueprint: serde_json::Value,
+}
+
+/// How a call runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmittedCall {
+    /// On the host, by the operator's own evaluation.
+    Host,
+    /// As launches, in order.
+    Launches(Vec<EmittedLaunch>),
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmittedLaunch {
+    /// The kernel, by its index in [`Emitted::kernels`].
+    pub kernel: u32,
+    /// Cubes (blocks) along each axis.
+    pub cubes: [u32; 3],
+    /// The buffers that are bound, in the kernel's order; always whole.
+    pub buffers: Vec<BufferRef>,
+    /// Sizes, strides and first elements in the kernel's own order: its last argument.
+    pub sizes: Vec<u32>,
+}
+
+/// The buffer under an operand of the launch's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BufferRef {
+    /// An input of the call, by position.
+    In(u16),
+    /// An output of the call, by position.
+    Out(u16),
+}
+
+impl Emitted {
+    /// Launches of all entries.
+    pub fn launches(&self) -> impl Iterator<Item = &EmittedLaunch> {
+        self.entries.values().flatten().flat_map(|call| match call {
+            EmittedCall::Host => [].as_slice(),
+            EmittedCall::Launches(all) => all.as_slice(),
+        })
+    }
+
+    /// Proves that every index is in range, and that there is an [`EmittedCall`] for each call. Whether the kernels compute
+    /// what the calls say is not its question.
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), Problem> {
+        for (i, kernel) in self.kernels.iter().enumerate() {
+            let units = kernel.units.iter().try_fold(1u32, |all, &n| all.checked_mul(n)).unwrap_or(0);
+            crate::ensure!(units > 0, "kernel {i}: a cube of {:?} units", kernel.units);
+        }
+        let listed = self.entries.keys().find(|&entry| !plan.entries.contains_key(entry));
+        crate::ensure!(
+            listed.is_none(),
+            "kernels for entry `{}`, which has no calls",
+            listed.unwrap_or(&Binding::Load)
+        );
+        for (&entry, calls) in &plan.entries {
+            let launched = self.entries.get(&entry).map_or(&[][..], Vec::as_slice);
+            let (have, want) = (launched.len(), calls.len());
+            crate::ensure!(have == want, "kernels for {have} calls of entry `{entry}`, which has {want}");
+            for (index, (call, launched)) in calls.iter().zip(launched).enumerate() {
+                let EmittedCall::Launches(launches) = launched else { continue };
+                for launch in launches {
+                    self.check_launch(call, launch).map_err(|p| Problem(format!("{entry} call {index}: {p}")))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_launch(&self, call: &Call, launch: &EmittedLaunch) -> Result<(), Problem> {
+        let (kernel, count) = (launch.kernel as usize, self.kernels.len());
+        crate::ensure!(kernel < count, "launches kernel {kernel}, there are {count}");
+        crate::ensure!(!launch.cubes.contains(&0), "launches a grid of {:?} cubes", launch.cubes);
+        for &buffer in &launch.buffers {
+            let (side, index, count) = match buffer {
+                BufferRef::In(i) => ("input", i, call.inputs.len()),
+                BufferRef::Out(i) => ("output", i, call.outputs.len()),
+            };
+            crate::ensure!(usize::from(index) < count, "a launch binds {side} {index}, the call has {count}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Half precision activations, for targets that compute with them.
+//!
+//! Token streams are stored in half precision where the matrices are. In `f32` stay: the time embedding (a rounded angle is a wrong
+//! angle), norm weights, modulation, RoPE tables, log-sum-exp, velocities and the guidance arithmetic. All arithmetic inside a
+//! kernel is `f32`, whatever is stored.
+
+use ccl_ir::{DType, Graph, Op, Value, ops};
+
+use crate::error::PassError;
+use crate::rebuild::Rebuild;
+use crate::record::Record;
+
+/// Stores token streams in the type of the matrices that read them. Runs after fusion.
+///
+/// # Errors
+/// When an operator cannot take its inputs: a fault of the pass.
+pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+    let err = PassError::ir("precision");
+    let ends = reaches_result(graph);
+    let mut re = Rebuild::new(graph);
+    // Values of the time embedding.
+    let mut timed = vec![false; graph.nodes().len()];
+    for (id, node) in graph.iter() {
+        let first_timed = node.inputs.first().is_some_and(|v| timed[v.node.index()]);
+        timed[id.index()] = match &node.op {
+            Op::TimeFeatures(_) => true,
+            Op::Linear(_) | Op::Unary(_) | Op::Reshape(_) | Op::Index(_) | Op::Slice(_) => first_timed,
+            Op::Fused(f) => first_timed && f.chain.inputs == 1,
+            _ => false,
+        };
+        let mut inputs = re.inputs(node);
+        let half = |re: &Rebuild, v: Value| Some(re.new.ty(v).dtype).filter(|d| matches!(d, DType::F16 | DType::Bf16));
+        let op = match &node.op {
+            Op::Linear(l) => {
+                let mut l = l.clone();
+                if let Some(to) = half(&re, inputs[1]).filter(|_| !first_timed) {
+                    if half(&re, inputs[0]).is_none() {
+                        record.applied("precision", "cast", &node.at, format!("tokens are stored as {to}"), 0, 0);
+                        inputs[0] = re.new.add(node.at.clone(), ops::Cast { to }, &inputs[..1]).map_err(&err)?;
+                    }
+                    l.out = Some(if ends[id.index()] { DType::F32 } else { to });
+                }
+                Op::Linear(l)
+            }
+            Op::Fused(f) => {
+                let mut f = f.clone();
+                f.out = inputs.iter().find_map(|&v| half(&re, v)).filter(|_| !ends[id.index()]).or(Some(DType::F32));
+                Op::Fused(f)
+            }
+            op => op.clone(),
+        };
+        re.put(id, op, &inputs).map_err(&err)?;
+    }
+    Ok(re.finish())
+}
+
+/// Whether a node's result reaches a result of the graph through moves and elementwise arithmetic alone: a velocity.
+fn reaches_result(graph: &Graph) -> Vec<bool> {
+    let mut ends = vec![false; graph.nodes().len()];
+    for o in &graph.outputs {
+        ends[o.value.node.index()] = true;
+    }
+    for (id, node) in graph.iter().rev() {
+        let passes = matches!(
+            node.op,
+            Op::Unpatchify(_)
+                | Op::Fused(_)
+                | Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Reshape(_)
+                | Op::Transpose(_)
+                | Op::Slice(_)
+        );
+        if ends[id.index()] && passes {
+            for v in &node.inputs {
+                ends[v.node.index()] = true;
+            }
+        }
+    }
+    ends
+}

@@ -1,0 +1,223 @@
+//! Failures of CubeCL, made errors.
+//!
+//! CubeCL runs a device's work on a thread of its own. What panics there (an unsupported type, a missing compiler
+//! library, an allocation that the driver refuses) is dropped, and a read that follows returns whatever the memory
+//! held before. This module notes every such panic: work that is done between a [`Mark`] and its check is whole, or
+//! an error says why not. Panics on the caller's own thread end at [`guarded`]. Neither prints: the error that comes
+//! of them is the report.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use cubecl::server::ServerError;
+
+use crate::error::one_line;
+
+/// How long a wait sleeps before it looks whether the device's thread has failed.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Panics on devices' threads since the program began: how many, and the last one's message.
+static FAILURES: Mutex<(u64, String)> = Mutex::new((0, String::new()));
+
+thread_local! {
+    /// Whether this thread's panics are caught by [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn failures() -> MutexGuard<'static, (u64, String)> {
+    FAILURES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts to note panics. Other threads' panics go to the hook that was there before.
+fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let message = text(info.payload());
+            if is_device_thread(std::thread::current().name(), &message) {
+                tracing::debug!("a device's thread panicked: {info}");
+                let mut failures = failures();
+                failures.0 += 1;
+                failures.1 = message;
+            } else if !GUARDED.get() {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Whether a panic is CubeCL's: its device threads are called like `DSD-3-0`; wgpu reports errors that nobody asked
+/// for on any thread that polls.
+fn is_device_thread(name: Option<&str>, message: &str) -> bool {
+    let parts: Vec<&str> = name.unwrap_or_default().split('-').collect();
+    let numbers = |p: &[&str]| p.iter().all(|n| n.parse::<u16>().is_ok());
+    matches!(parts.as_slice(), ["DSD" | "DSU", rest @ ..] if rest.len() == 2 && numbers(rest))
+        || message.starts_with("wgpu error")
+}
+
+fn text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    told(text.unwrap_or("a panic without a message"))
+}
+
+/// A moment, to see whether a device's thread has failed since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    /// Now.
+    pub(super) fn now() -> Self {
+        install();
+        Self(failures().0)
+    }
+
+    /// Succeeds where no device's thread has failed since.
+    ///
+    /// # Errors
+    /// The message of the last failure. Devices share their threads, so it may be another plan's: nobody's results
+    /// can be trusted then.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let failures = failures();
+        if failures.0 == self.0 { Ok(()) } else { Err(failures.1.clone()) }
+    }
+}
+
+/// Calls into CubeCL where it may panic.
+///
+/// # Errors
+/// The panic's message, that of the device's thread where it was the cause.
+pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    let mark = Mark::now();
+    let outer = GUARDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    done.map_err(|payload| mark.check().err().unwrap_or_else(|| text(payload.as_ref())))
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a device's answer, but not longer than its thread lives.
+///
+/// # Errors
+/// The message of the device's failure.
+pub(super) fn wait<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match guarded(|| future.as_mut().poll(&mut context)).map_err(Fault::failed)? {
+            Poll::Ready(answer) => return answer.map_err(|e| Fault::of(&e)),
+            Poll::Pending => std::thread::park_timeout(PATIENCE),
+        }
+        mark.check().map_err(Fault::failed)?;
+    }
+}
+
+/// What a device reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// One line.
+    pub problem: String,
+    /// Whether nothing will ever run on the device again.
+    pub lost: bool,
+}
+
+impl Fault {
+    /// A failure that leaves the device usable.
+    pub(super) fn failed(problem: String) -> Self {
+        Self { problem, lost: false }
+    }
+
+    /// CubeCL's error, which is many lines and a backtrace, as one line: the root of it.
+    pub(super) fn of(error: &ServerError) -> Self {
+        match error {
+            ServerError::Unwritten { root, .. } => Self::of(root),
+            ServerError::Several { errors, .. } if !errors.is_empty() => Self::of(&errors[0]),
+            other => Self { problem: told(&other.to_string()), lost: other.is_device_poisoned() },
+        }
+    }
+}
+
+/// A message as one line, without its backtrace and without phrases that say nothing.
+fn told(text: &str) -> String {
+    let empty = ["An IO error happened", "A launch error happened", "An error happened during execution"];
+    let mut parts: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("Backtrace") || line.starts_with("disabled backtrace") || line.starts_with("0: ") {
+            break;
+        }
+        if !line.is_empty() && line != "Caused by:" && !empty.contains(&line) {
+            parts.push(line);
+        }
+    }
+    one_line(&if parts.is_empty() { "an error without a message".into() } else { parts.join(" ") })
+}
+
+/// Held by tests that make a device's thread fail, and by those that would see it: failures are the whole process's.
+#[cfg(test)]
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_messages() {
+        let _alone = alone();
+        assert_eq!(guarded(|| 7), Ok(7));
+        assert_eq!(guarded(|| -> u8 { panic!("no\n  driver") }), Err("no driver".into()));
+        assert_eq!(guarded(|| -> u8 { std::panic::panic_any(5) }), Err("a panic without a message".into()));
+    }
+
+    #[test]
+    fn a_panic_on_a_device_thread_is_noted() {
+        let _alone = alone();
+        let mark = Mark::now();
+        assert_eq!(mark.check(), Ok(()));
+        let thread = std::thread::Builder::new().name("DSD-3-0".into());
+        let joined = thread.spawn(|| panic!("unsupported type")).map(std::thread::JoinHandle::join);
+        assert!(joined.is_ok_and(|j| j.is_err()));
+        assert_eq!(mark.check(), Err("unsupported type".into()));
+        assert_eq!(Mark::now().check(), Ok(()));
+        let waiting = wait(std::future::pending::<Result<(), ServerError>>(), &mark);
+        assert_eq!(waiting, Err(Fault::failed("unsupported type".into())));
+    }
+
+    #[test]
+    fn only_device_threads_are_taken_for_such() {
+        for (name, message, want) in [
+            (Some("DSU-0-12"), "", true),
+            (Some("DSD-0"), "", false),
+            (Some("DSD-a-0"), "", false),
+            (Some("main"), "wgpu error: Validation Error", true),
+            (Some("main"), "index out of bounds", false),
+            (None, "", false),
+        ] {
+            assert_eq!(is_device_thread(name, message), want, "{name:?} {message}");
+        }
+    }
+
+    #[test]
+    fn messages_are_one_line_without_backtraces() {
+        let text = "An IO error happened\nCaused by:\n  out of device memory allocating 5 bytes\nBacktrace:\n 0: x";
+        assert_eq!(told(text), "out of device memory allocating 5 bytes");
+        assert_eq!(told("\n\n"), "an error without a message");
+    }
+}

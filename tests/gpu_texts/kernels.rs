@@ -1,0 +1,105 @@
+//! Which kernels there are: plans of models for a target, lowered; each kernel emitted once.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use ccl::ir::DType;
+use ccl::model::{Config, Guidance, Task};
+use ccl::planning::{Request, plan};
+use ccl_codegen::gpu::emit::emit;
+use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower};
+
+/// The released sizes: 14B for video, 1.3B for audio; every other field has its default.
+pub const CONFIG_14B: &str = r#"{
+    "video": {"dim": 5120, "ffn_dim": 13824, "heads": 40, "in_channels": 16, "out_channels": 16, "patch": [1, 2, 2]},
+    "audio": {"dim": 1536, "ffn_dim": 8960, "heads": 12, "in_channels": 20, "out_channels": 20, "patch": [1]},
+    "layers": 40
+}"#;
+
+/// A kernel's text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text {
+    /// The source.
+    pub text: String,
+    /// Where it was first met: plan, operator, model path.
+    pub first: String,
+    /// Whether it works on half precision.
+    pub half: bool,
+}
+
+/// A model and a clip for it.
+struct Model {
+    name: &'static str,
+    config: Config,
+    clip: &'static str,
+}
+
+fn models() -> Vec<Model> {
+    let case = |name, clip| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name).join("config.json");
+        Model { name, config: Config::from_json(&std::fs::read_to_string(file).unwrap()).unwrap(), clip }
+    };
+    let large = |name, config: &str, clip| Model { name, config: Config::from_json(config).unwrap(), clip };
+    vec![
+        case("small", "5x4x4@21"),
+        case("image", "3x4x4@13"),
+        case("head128", "3x4x4@13"),
+        case("shifted", "4x4x4@15"),
+        large("14B", CONFIG_14B, "21x44x80@158"),
+    ]
+}
+
+/// What a kernel's text depends on.
+fn identity(launch: &Launch) -> (Blueprint, [usize; 6]) {
+    let counts = [
+        launch.halves.len(),
+        launch.floats.len(),
+        launch.ints.len(),
+        launch.half_outs.len(),
+        launch.float_outs.len(),
+        launch.sizes.len(),
+    ];
+    (launch.blueprint.clone(), counts)
+}
+
+/// Every kernel that a plan of any model, task, guidance and precision launches on a target, in order of their texts.
+pub fn of_models(target: &Target) -> Vec<Text> {
+    let models = models();
+    let mut jobs = Vec::new();
+    for model in &models {
+        for task in Task::ALL {
+            for guidance in Guidance::ALL {
+                jobs.extend(
+                    [&[DType::F32], target.halves.as_slice()].concat().into_iter().map(|d| (model, task, guidance, d)),
+                );
+            }
+        }
+    }
+    let found: Mutex<HashMap<_, Text>> = Mutex::default();
+    let wrong = super::for_each(&jobs, |&(model, task, guidance, dtype)| {
+        let mut request = Request::new(&model.config, task, guidance, model.clip.parse().unwrap());
+        (request.dtype, request.gpu) = (dtype, Some(target.clone()));
+        let what = format!("{} {task} {guidance} {dtype}", model.name);
+        let plan = plan(&model.config, &request).map_err(|e| format!("{what}: {e}"))?;
+        for call in plan.entries.values().flatten() {
+            let Lowered::Device(launches) = lower(call, target).map_err(|e| format!("{what}: {e}"))? else { continue };
+            for launch in launches {
+                let key = identity(&launch);
+                if found.lock().unwrap().contains_key(&key) {
+                    continue;
+                }
+                let first = format!("{what}: {} at {}", call.op.name(), call.at);
+                let text = emit(&launch, target).map_err(|e| format!("{first}: {e}"))?.text;
+                let half = launch.blueprint.half != DType::F32;
+                found.lock().unwrap().insert(key, Text { text, first, half });
+            }
+        }
+        Ok(())
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let mut texts: Vec<Text> = found.into_inner().unwrap().into_values().collect();
+    texts.sort();
+    texts.dedup_by(|a, b| a.text == b.text);
+    texts
+}
