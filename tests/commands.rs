@@ -107,7 +107,7 @@ fn devices_say_what_is_there() {
     let text = ccl("devices").ok().stdout;
     assert!(text.starts_with("cpu: ") && text.contains("element types: ") && text.contains("threads: "), "{text}");
     let json = ccl("devices --json").ok().json();
-    let cpu = &json["devices"][0];
+    let cpu = &json[0];
     assert_eq!(cpu["backend"], "cpu");
     assert!(cpu["element_types"].as_array().is_some_and(|t| t.len() >= 3), "{cpu}");
     assert!(cpu["threads"].as_u64().is_some_and(|n| n > 0), "{cpu}");

@@ -4,41 +4,25 @@ use ccl::error::Error;
 use ccl::running::backend;
 use ccl_runtime::device::{DeviceInfo, human_bytes};
 use ccl_runtime::gpu::gpus;
-use serde::Serialize;
 
 /// Options of `ccl devices`.
 #[derive(clap::Args, Debug)]
 pub struct Args {}
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Listing {
-    /// What can run here; the cpu first.
-    devices: Vec<DeviceInfo>,
-    /// Backends without a device, and devices that cannot be used.
-    not_found: Vec<Missing>,
-}
-
-#[derive(Serialize)]
-struct Missing {
-    backend: &'static str,
-    why: String,
-}
-
-/// Lists what can run here, and what is missing.
+/// Lists what can run here, and what is missing: as part of the text, or beside the JSON on standard error.
 ///
 /// # Errors
 /// When the cpu cannot be asked.
 pub fn run(_: &Args, json: bool) -> Result<(), Error> {
     let found = gpus();
-    let devices = [backend("cpu", None)?.describe()].into_iter().chain(found.devices).collect();
-    let not_found = found.missing.into_iter().map(|(backend, why)| Missing { backend, why }).collect();
-    let listing = Listing { devices, not_found };
+    let devices: Vec<DeviceInfo> = [backend("cpu", None)?.describe()].into_iter().chain(found.devices).collect();
+    let mut missing = found.missing.into_iter().map(|(backend, why)| format!("{backend}: {why}"));
     if json {
-        return super::print_json(&listing);
+        missing.for_each(|line| eprintln!("{line}"));
+        return super::print_json(&devices);
     }
-    listing.devices.iter().try_for_each(print)?;
-    listing.not_found.iter().try_for_each(|m| super::print_line(&format!("{}: {}", m.backend, m.why)))
+    devices.iter().try_for_each(print)?;
+    missing.try_for_each(|line| super::print_line(&line))
 }
 
 fn print(d: &DeviceInfo) -> Result<(), Error> {

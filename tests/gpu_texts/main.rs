@@ -7,13 +7,17 @@ mod kernels;
 #[path = "../../codegen/tests/gpu_common/nvrtc.rs"]
 mod nvrtc;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ccl::ir::DType;
+use ccl::ir::plan::Emitted;
+use ccl::model::{Guidance, Task};
+use ccl::planning::{Request, add_kernels, plan};
 use ccl_codegen::gpu::Target;
-use kernels::{Text, of_models};
+use kernels::{Text, of_models, released};
 use nvrtc::{ARCHITECTURES, Nvrtc};
 
 /// Does something with every item, on all cores; gives what went wrong.
@@ -44,7 +48,7 @@ fn report(what: &str, texts: &[Text], begin: Instant, wrong: &[String]) {
 #[test]
 fn every_wgsl_text_validates() {
     let begin = Instant::now();
-    let texts = of_models(&Target::wgpu());
+    let texts = of_models(&[Target::wgpu()]);
     assert!(texts.len() > 50, "only {} kernels", texts.len());
     let wrong = for_each(&texts, |text| {
         let problem = |what: String| format!("{}: {what}\n{}", text.first, text.text);
@@ -64,11 +68,7 @@ fn every_wgsl_text_validates() {
 fn every_cuda_text_compiles() {
     let begin = Instant::now();
     let nvrtc = Nvrtc::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|e| panic!("{e}"));
-    let mut texts = of_models(&Target::cuda("cuda", 80));
-    // Texts are the same for every architecture unless a kernel asks for what only some have.
-    texts.extend(of_models(&Target::cuda("cuda:sm_90a", 90)));
-    texts.sort();
-    texts.dedup_by(|a, b| a.text == b.text);
+    let texts = of_models(&[Target::cuda("cuda", 80), Target::cuda("cuda:sm_90a", 90)]);
     assert!(texts.len() > 50, "only {} kernels", texts.len());
     let wrong = for_each(&texts, |text| {
         for architecture in ARCHITECTURES {
@@ -89,5 +89,71 @@ fn what_is_no_text_is_found() {
         assert!(nvrtc.compile(right, architecture).is_ok_and(|bytes| bytes > 0));
         let log = nvrtc.compile(&right.replace("x[", "y["), architecture).unwrap_err();
         assert!(log.contains("identifier \"y\" is undefined"), "{log}");
+    }
+}
+
+/// The kernels of a plan of the 14B model, and how long planning and emission took.
+fn of_14b(layers: usize, clip: &str, target: &Target, dtype: DType) -> (Emitted, Duration) {
+    let begin = Instant::now();
+    let config = released(layers);
+    let mut request = Request::new(&config, Task::Joint, Guidance::TwoPass, clip.parse().unwrap());
+    (request.dtype, request.gpu) = (dtype, Some(target.clone()));
+    let mut plan = plan(&config, &request).unwrap();
+    add_kernels(&mut plan, &request).unwrap();
+    (plan.kernels.unwrap(), begin.elapsed())
+}
+
+/// Both targets with the half precision that each has.
+fn targets() -> [(Target, DType); 2] {
+    [(Target::from_name("cuda:sm_90a").unwrap(), DType::Bf16), (Target::wgpu(), DType::F16)]
+}
+
+/// Blueprints in an order that does not depend on the order of launches.
+fn blueprints(kernels: &Emitted) -> BTreeSet<String> {
+    kernels.kernels.iter().map(|k| k.blueprint.to_string()).collect()
+}
+
+#[test]
+fn planning_and_emission_of_14b_take_seconds() {
+    for (target, dtype) in targets() {
+        let (kernels, took) = of_14b(40, "21x44x80@158", &target, dtype);
+        println!(
+            "{}: {} kernels, {} launches, {took:.2?}",
+            target.name,
+            kernels.kernels.len(),
+            kernels.launches().count()
+        );
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 60);
+    }
+}
+
+#[test]
+fn depth_adds_no_kernel() {
+    for (target, dtype) in targets() {
+        let (deep, flat) = (of_14b(40, "21x44x80@158", &target, dtype).0, of_14b(2, "21x44x80@158", &target, dtype).0);
+        assert_eq!(deep.kernels, flat.kernels);
+    }
+}
+
+#[test]
+fn another_clip_needs_no_other_kernel() {
+    for (target, dtype) in targets() {
+        let kernels = of_14b(2, "21x44x80@158", &target, dtype).0;
+        for clip in ["21x30x52@158", "13x44x80@98", "41x44x80@308"] {
+            let other = of_14b(2, clip, &target, dtype).0;
+            assert_eq!(blueprints(&kernels), blueprints(&other), "{}: {clip}", target.name);
+            let texts = |k: &Emitted| k.kernels.iter().map(|k| k.text.clone()).collect::<BTreeSet<_>>();
+            assert_eq!(texts(&kernels), texts(&other), "{}: {clip}", target.name);
+        }
+    }
+}
+
+#[test]
+fn emission_gives_the_same_bytes() {
+    for (target, dtype) in targets() {
+        let of = || of_14b(2, "21x44x80@158", &target, dtype).0;
+        let first = of();
+        assert!((0..3).all(|_| of() == first), "{}", target.name);
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::launch::{Launch, Ref};
+use super::renumber::renumber;
 use super::target::{Language, Target};
 use super::universal::universal::Universal;
 
@@ -138,7 +139,7 @@ pub fn emit(launch: &Launch, target: &Target) -> Result<KernelText, EmitError> {
             let source = CppCompiler::<Cuda>::default().compile(definition, &options);
             let source = source.map_err(|e| wrong(format!("{e:?}")))?;
             let shared_bytes = source.shared_memory_size;
-            Ok(KernelText { language: "cuda".into(), text: source.to_string(), shared_bytes, units })
+            Ok(KernelText { language: "cuda".into(), text: renumber(&source.to_string()), shared_bytes, units })
         }
         Language::Wgsl => {
             let source = cubecl_wgpu::WgslCompiler.compile(definition, &WgpuCompilationOptions::default());

@@ -11,6 +11,7 @@ pub mod emit_plan;
 pub mod kernels;
 pub mod launch;
 pub mod lower;
+mod renumber;
 pub mod run;
 pub mod target;
 #[allow(missing_docs)]
