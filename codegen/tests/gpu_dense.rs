@@ -208,14 +208,14 @@ fn softmax_gives_masked_scores_no_weight() {
 #[test]
 fn rope_of_half_precision_and_views() {
     let table = f32(&[9, 16, 2]);
-    check(Rope {}, &[f16(&[2, 9, 3, 32]), table.clone()], HALF);
+    check(Rope::default(), &[f16(&[2, 9, 3, 32]), table.clone()], HALF);
     // A third of a joint projection: rows three times as far apart.
     let part = |c: &mut Call| {
         c.inputs[0].offset = 96;
         c.inputs[0].strides = vec![9 * 288, 288, 32, 1];
         c.inputs[1].offset = 2;
     };
-    check_views(Rope {}, &[f32(&[2, 9, 3, 32]), table], part, FULL);
+    check_views(Rope::default(), &[f32(&[2, 9, 3, 32]), table], part, FULL);
 }
 
 #[test]

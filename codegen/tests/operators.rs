@@ -150,7 +150,7 @@ fn rows_over_many_tasks() {
     check(&sample(LayerNorm { eps: 1e-6, affine: false }, &[&[2, 40, 1536]]));
     check(&sample(NormModulate { eps: 1e-6 }, &[&[3, 50, 500], &[3, 1, 500], &[3, 1, 500]]));
     check(&sample(Softmax {}, &[&[60, 1001]]));
-    check(&sample(Rope {}, &[&[2, 100, 4, 64], &[100, 32, 2]]));
+    check(&sample(Rope::default(), &[&[2, 100, 4, 64], &[100, 32, 2]]));
 }
 
 #[test]

@@ -97,6 +97,8 @@ pub struct Output {
     pub value: Value,
     /// Route flag that must be true for the output to be wanted; `None`: always.
     pub wanted_if: Option<String>,
+    /// The state of which this is the next value; `None`: the caller reads it.
+    pub updates: Option<String>,
 }
 
 /// A tensor program. Nodes are in evaluation order: inputs come before their users.
@@ -169,6 +171,7 @@ impl Graph {
             let say = |op: &Op| match op {
                 Op::Input(input) => format!("{} input {}", input.binding, input.ty),
                 Op::Weight(weight) => format!("weight {}", weight.ty),
+                Op::State(state) => format!("state {}", state.ty),
                 other => other.name().to_owned(),
             };
             let problem = format!("the name `{name}` is taken by a {}, this is a {}", say(self.op(v)), say(&op));
@@ -230,7 +233,22 @@ impl Graph {
 
     /// Names a result.
     pub fn output(&mut self, name: impl Into<String>, value: Value, wanted_if: Option<&str>) {
-        self.outputs.push(Output { name: name.into(), value, wanted_if: wanted_if.map(Into::into) });
+        let wanted_if = wanted_if.map(Into::into);
+        self.outputs.push(Output { name: name.into(), value, wanted_if, updates: None });
+    }
+
+    /// Makes a value the next value of a state. It is an output that the caller cannot read: the state is.
+    pub fn update(&mut self, state: &str, value: Value) {
+        let (name, updates) = (format!("next.{state}"), Some(state.into()));
+        self.outputs.push(Output { name, value, wanted_if: None, updates });
+    }
+
+    /// A tensor that the runtime keeps from run to run. The same name twice gives the same value.
+    ///
+    /// # Errors
+    /// When the name is taken by another type.
+    pub fn state(&mut self, name: &str, ty: TensorType) -> Result<Value, IrError> {
+        self.add(name, ops::State { name: name.into(), ty }, &[])
     }
 
     /// Work of one node.
@@ -281,6 +299,8 @@ impl Graph {
         for node in &self.nodes {
             let own = match &node.op {
                 Op::Input(i) => i.binding,
+                // It changes with every update.
+                Op::State(_) => Binding::Step,
                 _ => Binding::Load,
             };
             out.push(node.inputs.iter().map(|v| out[v.node.index()]).fold(own, Binding::max));

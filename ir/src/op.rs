@@ -77,17 +77,25 @@ pub struct Sample<O> {
     pub inputs: Vec<TensorType>,
     /// Values of the `i32` inputs.
     pub integers: Vec<i32>,
+    /// Float inputs that are drawn as absolute values.
+    pub positive: Vec<usize>,
 }
 
 impl<O> Sample<O> {
     /// A sample with float inputs only.
     pub fn new(op: O, inputs: impl IntoIterator<Item = TensorType>) -> Self {
-        Self { op, inputs: inputs.into_iter().collect(), integers: Vec::new() }
+        Self { op, inputs: inputs.into_iter().collect(), integers: Vec::new(), positive: Vec::new() }
     }
 
     /// The same with values for its `i32` inputs.
     pub fn with_integers(mut self, integers: impl Into<Vec<i32>>) -> Self {
         self.integers = integers.into();
+        self
+    }
+
+    /// The same with these inputs drawn as absolute values.
+    pub fn positive(mut self, inputs: impl Into<Vec<usize>>) -> Self {
+        self.positive = inputs.into();
         self
     }
 }
@@ -128,6 +136,12 @@ pub trait Operator: Clone + fmt::Debug + PartialEq + Into<Op> {
     /// and of one type: element `i` of the result depends on element `i` of that input only.
     fn may_overwrite(&self, _index: usize) -> bool {
         false
+    }
+
+    /// The input, dense and of its type, that output `output` may lie over (beside what [`Operator::may_overwrite`] allows):
+    /// element `i` of every output depends on element `i` of these inputs only. An optimiser's state is updated in place.
+    fn updates(&self, _output: usize) -> Option<usize> {
+        None
     }
 
     /// Settings for the generic tests: small, odd sizes, every attribute exercised.
@@ -187,11 +201,15 @@ macro_rules! operators {
             pub fn may_overwrite(&self, index: usize) -> bool {
                 match self { $(Op::$variant(o) => o.may_overwrite(index),)+ }
             }
+            /// See [`Operator::updates`].
+            pub fn updates(&self, output: usize) -> Option<usize> {
+                match self { $(Op::$variant(o) => o.updates(output),)+ }
+            }
             /// The samples of all operators, for the generic tests.
             pub fn samples() -> Vec<Sample<Op>> {
                 let mut all: Vec<Sample<Op>> = Vec::new();
                 $(all.extend($variant::samples().into_iter().map(|s| Sample {
-                    op: s.op.into(), inputs: s.inputs, integers: s.integers,
+                    op: s.op.into(), inputs: s.inputs, integers: s.integers, positive: s.positive,
                 }));)+
                 all
             }
@@ -202,6 +220,7 @@ macro_rules! operators {
 operators!(
     Input,
     Weight,
+    State,
     Constant,
     Reshape,
     Transpose,
@@ -209,12 +228,15 @@ operators!(
     Expand,
     Concat,
     Copy,
+    Detach,
+    Pad,
     Cast,
     Unary,
     Binary,
     Fused,
     Route,
     Index,
+    Reduce,
     Linear,
     MatMul,
     Softmax,
@@ -232,14 +254,20 @@ operators!(
     RmsNormRope,
     Patchify,
     Unpatchify,
+    NormGrad,
+    AttentionGrad,
+    PartitionedContextAttentionGrad,
+    WindowScatter,
+    AdamW,
 );
 
 impl Op {
-    /// The name by which the caller gives an input or a weight; `None` for every other operator.
+    /// The name by which the caller gives an input, a weight or a state; `None` for every other operator.
     pub fn given_name(&self) -> Option<&str> {
         match self {
             Op::Input(input) => Some(&input.name),
             Op::Weight(weight) => Some(&weight.name),
+            Op::State(state) => Some(&state.name),
             _ => None,
         }
     }

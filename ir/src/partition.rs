@@ -73,6 +73,20 @@ pub struct Group {
     pub last: usize,
 }
 
+impl Group {
+    /// How often key `key` of the group counts.
+    pub fn times(&self, key: usize) -> usize {
+        let mut times = 1;
+        if key == self.keys.start {
+            times += self.first - 1;
+        }
+        if key + 1 == self.keys.end {
+            times += self.last - 1;
+        }
+        times
+    }
+}
+
 impl Partition {
     /// Number of queries.
     pub fn queries(&self) -> usize {
@@ -240,14 +254,7 @@ mod tests {
                 want.sort_unstable();
                 let mut got = Vec::new();
                 for k in g.keys.clone() {
-                    let mut times = 1;
-                    if k == g.keys.start {
-                        times += g.first - 1;
-                    }
-                    if k == g.keys.end - 1 {
-                        times += g.last - 1;
-                    }
-                    got.extend(std::iter::repeat_n(k, times));
+                    got.extend(std::iter::repeat_n(k, g.times(k)));
                 }
                 assert_eq!(got, want, "{p:?} query {q}");
             }

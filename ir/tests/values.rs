@@ -153,7 +153,7 @@ fn rope_turns_neighbouring_pairs() {
     // Pair 0 by 90 degrees, pair 1 by 0.3 radians.
     let x = tensor(&[1, 1, 1, 4], &[2.0, 3.0, 1.0, 0.0]);
     let (s, c) = 0.3f64.sin_cos();
-    check(ops::Rope {}, &[x, tensor(&[1, 2, 2], &[0.0, 1.0, c, s])], &[1, 1, 1, 4], &[-3.0, 2.0, c, s]);
+    check(ops::Rope::default(), &[x, tensor(&[1, 2, 2], &[0.0, 1.0, c, s])], &[1, 1, 1, 4], &[-3.0, 2.0, c, s]);
 }
 
 #[test]

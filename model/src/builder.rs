@@ -178,7 +178,7 @@ impl<'a> Builder<'a> {
                 table
             }
         };
-        self.add(module, Rope {}, &[x, table])
+        self.add(module, Rope::default(), &[x, table])
     }
 
     /// Attention over all keys, or over the first `count` of them where the graph is built for a count.

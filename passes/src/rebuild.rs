@@ -1,5 +1,6 @@
 //! How passes rewrite: walk the old graph in order, build a new one.
 
+use ccl_ir::graph::Output;
 use ccl_ir::{Graph, IrError, Node, NodeId, Op, Value};
 
 /// A new graph in the making, and where the old graph's values went.
@@ -51,6 +52,7 @@ impl<'a> Rebuild<'a> {
         let first = match op {
             Op::Input(i) => self.new.input(&i.name, i.ty, i.binding)?,
             Op::Weight(w) => self.new.weight(&w.name, w.ty)?,
+            Op::State(s) => self.new.state(&s.name, s.ty)?,
             op => self.new.add(at.clone(), op, inputs)?,
         };
         let ports = self.new.node(first.node).types.len();
@@ -71,8 +73,7 @@ impl<'a> Rebuild<'a> {
     /// The new graph, with the old one's outputs.
     pub fn finish(mut self) -> Graph {
         for o in &self.old.outputs {
-            let value = self.get(o.value);
-            self.new.output(o.name.clone(), value, o.wanted_if.as_deref());
+            self.new.outputs.push(Output { value: self.get(o.value), ..o.clone() });
         }
         self.new
     }

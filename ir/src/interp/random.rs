@@ -13,12 +13,12 @@ use crate::op::{Op, Sample};
 use crate::tensor::Tensor;
 use crate::types::{DType, TensorType};
 
-/// A value for every input and weight of a graph.
+/// A value for every input, weight and state of a graph.
 ///
 /// - inputs: unit normal; `t` and `schedule` uniform in (0.1, 0.9); `step` a small row number, and that row of
 ///   `schedule` is `t`, so that a graph means the same before and after it reads the time from a schedule;
 ///   `x_len`, for an input `x [B, n, ..]`, a whole number from 1 to n; other `i32` inputs 0;
-/// - weights: normal over `sqrt(fan in)` where they have two or more dimensions; else `1 + 0.1 x` where the name
+/// - weights and states: normal over `sqrt(fan in)` where they have two or more dimensions; else `1 + 0.1 x` where the name
 ///   ends in `.weight`, and `0.1 x`.
 pub fn random_bindings(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor<f64>> {
     let mut out = BTreeMap::new();
@@ -26,6 +26,7 @@ pub fn random_bindings(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor<f64>
         let tensor = match &node.op {
             Op::Input(input) => Some((&input.name, input_values(graph, &input.name, &input.ty, seed))),
             Op::Weight(weight) => Some((&weight.name, weight_values(&weight.name, &weight.ty, seed))),
+            Op::State(state) => Some((&state.name, weight_values(&state.name, &state.ty, seed))),
             _ => None,
         };
         if let Some((name, tensor)) = tensor {
@@ -42,6 +43,7 @@ pub fn sample_inputs(sample: &Sample<Op>, seed: u64) -> Vec<Tensor<f64>> {
         let stream = Stream::new(seed, &format!("input {i}"));
         match ty.dtype {
             DType::I32 => tensor(ty, |_| f64::from(integers.next().copied().unwrap_or(0))),
+            _ if sample.positive.contains(&i) => tensor(ty, |i| stream.normal(i).abs()),
             _ => tensor(ty, |i| stream.normal(i)),
         }
     };

@@ -41,7 +41,7 @@ impl Operator for RmsNormRope {
         let x = inputs[0];
         let normed = RmsNorm { eps: self.eps }.eval(&inputs[..2])?.remove(0);
         let shape = [x.shape[0], x.shape[1], self.heads, x.shape[2] / self.heads];
-        Rope {}.eval(&[&Tensor::new(shape, normed.data)?, inputs[2]])
+        Rope::default().eval(&[&Tensor::new(shape, normed.data)?, inputs[2]])
     }
 
     fn tolerance(&self) -> Tolerance {

@@ -10,8 +10,12 @@ use crate::types::{DType, TensorType};
 
 /// Turns neighbouring channel pairs `(2i, 2i+1)` of each head. Inputs: `x [B, L, H, D]`,
 /// table `[L, D/2, 2]` of (cos, sin).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rope {}
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    /// Whether pairs are turned back: the adjoint of turning.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inverse: bool,
+}
 
 impl Operator for Rope {
     const NAME: &'static str = "rope";
@@ -30,7 +34,10 @@ impl Operator for Rope {
         let (x, table) = (inputs[0], inputs[1]);
         Ok(vec![Tensor::from_fn(x.shape.clone(), |i| {
             let pair = i[3] / 2;
-            let (cos, sin) = (table.at(&[i[1], pair, 0]), table.at(&[i[1], pair, 1]));
+            let (cos, mut sin) = (table.at(&[i[1], pair, 0]), table.at(&[i[1], pair, 1]));
+            if self.inverse {
+                sin = -sin;
+            }
             let even = x.at(&[i[0], i[1], i[2], 2 * pair]);
             let odd = x.at(&[i[0], i[1], i[2], 2 * pair + 1]);
             if i[3] % 2 == 0 { even * cos - odd * sin } else { even * sin + odd * cos }
@@ -43,8 +50,8 @@ impl Operator for Rope {
 
     fn samples() -> Vec<Sample<Self>> {
         vec![
-            Sample::new(Self {}, [TensorType::f32([2, 3, 2, 8]), TensorType::f32([3, 4, 2])]),
-            Sample::new(Self {}, [TensorType::f32([1, 5, 1, 6]), TensorType::f32([5, 3, 2])]),
+            Sample::new(Self::default(), [TensorType::f32([2, 3, 2, 8]), TensorType::f32([3, 4, 2])]),
+            Sample::new(Self { inverse: true }, [TensorType::f32([1, 5, 1, 6]), TensorType::f32([5, 3, 2])]),
         ]
     }
 }

@@ -22,12 +22,26 @@ pub enum UnaryKind {
     GeluErf,
     /// `e^x`.
     Exp,
+    /// Derivative of [`UnaryKind::Silu`].
+    SiluGrad,
+    /// Derivative of [`UnaryKind::GeluTanh`].
+    GeluTanhGrad,
+    /// Derivative of [`UnaryKind::GeluErf`].
+    GeluErfGrad,
 }
 
 impl UnaryKind {
     /// All functions.
-    pub const ALL: [UnaryKind; 5] =
-        [UnaryKind::Neg, UnaryKind::Silu, UnaryKind::GeluTanh, UnaryKind::GeluErf, UnaryKind::Exp];
+    pub const ALL: [UnaryKind; 8] = [
+        UnaryKind::Neg,
+        UnaryKind::Silu,
+        UnaryKind::GeluTanh,
+        UnaryKind::GeluErf,
+        UnaryKind::Exp,
+        UnaryKind::SiluGrad,
+        UnaryKind::GeluTanhGrad,
+        UnaryKind::GeluErfGrad,
+    ];
 
     /// Name in formulas.
     pub const fn name(self) -> &'static str {
@@ -37,6 +51,9 @@ impl UnaryKind {
             UnaryKind::GeluTanh => "gelu_tanh",
             UnaryKind::GeluErf => "gelu_erf",
             UnaryKind::Exp => "exp",
+            UnaryKind::SiluGrad => "silu'",
+            UnaryKind::GeluTanhGrad => "gelu_tanh'",
+            UnaryKind::GeluErfGrad => "gelu_erf'",
         }
     }
 
@@ -52,6 +69,20 @@ impl UnaryKind {
             }
             UnaryKind::GeluErf => c(0.5) * x * (c(1.0) + (x * c(std::f64::consts::FRAC_1_SQRT_2)).erf()),
             UnaryKind::Exp => x.exp(),
+            UnaryKind::SiluGrad => {
+                let s = c(1.0) / (c(1.0) + (-x).exp());
+                s * (c(1.0) + x * (c(1.0) - s))
+            }
+            UnaryKind::GeluTanhGrad => {
+                let root = c((2.0 / std::f64::consts::PI).sqrt());
+                let tanh = (root * (x + c(0.044715) * x * x * x)).tanh();
+                let slope = root * (c(1.0) + c(3.0 * 0.044715) * x * x);
+                c(0.5) * (c(1.0) + tanh) + c(0.5) * x * (c(1.0) - tanh * tanh) * slope
+            }
+            UnaryKind::GeluErfGrad => {
+                let cdf = c(0.5) * (c(1.0) + (x * c(std::f64::consts::FRAC_1_SQRT_2)).erf());
+                cdf + x * c((2.0 * std::f64::consts::PI).sqrt().recip()) * (c(-0.5) * x * x).exp()
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! %1 = weight {"name":"w","ty":{"dtype":"f32","shape":[4,3]}} : f32[4,3]
 //! %2 = linear(%0, %1) {"bias":false,"epilogue":null} : f32[2,4] @ "cond/proj"
 //! output "y" = %2 if "video"
+//! output "next.s" = %2 updates "s"
 //! ```
 //!
 //! A node lists its results (`%4, %4.1` where there are two), the operator, its inputs, its attributes as JSON

@@ -5,7 +5,7 @@ use serde_json::Map;
 
 use super::default_path;
 use crate::error::{IrError, Problem};
-use crate::graph::{Graph, NodeId, Value};
+use crate::graph::{Graph, NodeId, Output, Value};
 use crate::op::Op;
 use crate::types::TensorType;
 
@@ -81,10 +81,11 @@ fn output(cursor: &mut Cursor, graph: &mut Graph) -> Result<(), Problem> {
     cursor.expect("=")?;
     let value = cursor.value()?;
     let wanted_if = if cursor.eat("if") { Some(cursor.string()?) } else { None };
+    let updates = if cursor.eat("updates") { Some(cursor.string()?) } else { None };
     let node = graph.nodes().get(value.node.index());
     crate::ensure!(node.is_some_and(|n| usize::from(value.port) < n.types.len()), "there is no {value} above");
     crate::ensure!(graph.outputs.iter().all(|o| o.name != name), "the output `{name}` is given twice");
-    graph.output(name, value, wanted_if.as_deref());
+    graph.outputs.push(Output { name, value, wanted_if, updates });
     Ok(())
 }
 

@@ -19,6 +19,9 @@ pub fn print(graph: &Graph) -> String {
         if let Some(flag) = &output.wanted_if {
             let _ = write!(out, " if {}", quoted(flag));
         }
+        if let Some(state) = &output.updates {
+            let _ = write!(out, " updates {}", quoted(state));
+        }
         out.push('\n');
     }
     out
