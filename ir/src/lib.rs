@@ -23,6 +23,7 @@
 pub mod chain;
 pub mod error;
 pub mod event;
+pub mod grad;
 pub mod graph;
 pub mod interp;
 pub mod op;

@@ -7,6 +7,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::ops::*;
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -144,6 +145,19 @@ pub trait Operator: Clone + fmt::Debug + PartialEq + Into<Op> {
         None
     }
 
+    /// Whether a gradient passes to input `index`. Masks, counts and tables are given, not learnt.
+    fn differentiable(&self, _index: usize) -> bool {
+        true
+    }
+
+    /// Writes the gradients of the inputs.
+    ///
+    /// # Errors
+    /// When the operator has no rule, as by default: what time and later passes make, and what is part of a backward pass itself.
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        Err(cx.error("has no gradient"))
+    }
+
     /// Settings for the generic tests: small, odd sizes, every attribute exercised.
     fn samples() -> Vec<Sample<Self>>;
 }
@@ -204,6 +218,17 @@ macro_rules! operators {
             /// See [`Operator::updates`].
             pub fn updates(&self, output: usize) -> Option<usize> {
                 match self { $(Op::$variant(o) => o.updates(output),)+ }
+            }
+            /// See [`Operator::differentiable`].
+            pub fn differentiable(&self, index: usize) -> bool {
+                match self { $(Op::$variant(o) => o.differentiable(index),)+ }
+            }
+            /// See [`Operator::gradient`].
+            ///
+            /// # Errors
+            /// When the operator has no rule.
+            pub fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+                match self { $(Op::$variant(o) => o.gradient(cx),)+ }
             }
             /// The samples of all operators, for the generic tests.
             pub fn samples() -> Vec<Sample<Op>> {

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::float;
 use super::softmax::softmax_row;
+use super::{AttentionGrad, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
+use crate::graph::Value;
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::tensor::{Real, Tensor};
 use crate::types::{DType, TensorType};
@@ -133,6 +135,21 @@ impl Operator for Attention {
 
     fn access(&self, index: usize) -> Access {
         if index < 3 { Access::Rows } else { Access::Dense }
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input < 3
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, [o, lse]) = (cx.cotangent()?, [cx.outputs[0], cx.outputs[1]]);
+        let mut inputs = cx.inputs[..3].to_vec();
+        inputs.extend([o, g, lse]);
+        inputs.extend(&cx.inputs[3..]);
+        let op = AttentionGrad { masked: self.masked, counted: self.counted };
+        let mut out: Vec<Option<Value>> = cx.add_all(op, &inputs)?.into_iter().map(Some).collect();
+        out.resize(cx.inputs.len(), None);
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

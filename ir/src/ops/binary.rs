@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{arity, float, promote};
 use crate::error::Problem;
+use crate::grad::{self, Backward, Gradients};
 use crate::op::{Access, Operator, Sample};
 use crate::tensor::{Real, Tensor};
 use crate::types::{TensorType, broadcast};
@@ -72,6 +73,12 @@ impl Operator for Binary {
 
     fn may_overwrite(&self, _: usize) -> bool {
         true
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (operands, wanted) = ([cx.inputs[0], cx.inputs[1]], [cx.wants(0), cx.wants(1)]);
+        let g = cx.cotangent()?;
+        grad::binary(cx, self.kind, operands, g, wanted)
     }
 
     fn samples() -> Vec<Sample<Self>> {

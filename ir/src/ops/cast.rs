@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::{DType, TensorType};
@@ -31,6 +32,11 @@ impl Operator for Cast {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Exact
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, to) = (cx.cotangent()?, cx.ty(cx.inputs[0]).dtype);
+        Ok(vec![Some(cx.add(Self { to }, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -49,6 +50,19 @@ impl Operator for Concat {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Exact
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let g = cx.cotangent()?;
+        let mut start = 0;
+        let mut out = Vec::new();
+        for i in 0..cx.inputs.len() {
+            let len = cx.shape(cx.inputs[i])[self.axis];
+            let part = super::Slice { axis: self.axis, start, len };
+            out.push(if cx.wants(i) { Some(cx.add(part, &[g])?) } else { None });
+            start += len;
+        }
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

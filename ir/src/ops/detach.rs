@@ -36,6 +36,10 @@ impl Operator for Detach {
         Access::Any
     }
 
+    fn differentiable(&self, _: usize) -> bool {
+        false
+    }
+
     fn samples() -> Vec<Sample<Self>> {
         vec![Sample::new(Self {}, [TensorType::f32([2, 3])])]
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work};
 use crate::tensor::{Real, Tensor};
 use crate::types::{TensorType, broadcast};
@@ -43,6 +44,11 @@ impl Operator for Expand {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, shape) = (cx.cotangent()?, cx.shape(cx.inputs[0]));
+        Ok(vec![Some(cx.sum_to(g, &shape)?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

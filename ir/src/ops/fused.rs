@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::float;
 use crate::chain::{Arg, Chain, Instr};
 use crate::error::Problem;
+use crate::grad::{self, Backward, Gradients};
 use crate::op::{Access, Operator, Sample};
 use crate::ops::{BinaryKind, UnaryKind};
 use crate::tensor::{Real, Tensor};
@@ -71,6 +72,12 @@ impl Operator for Fused {
 
     fn may_overwrite(&self, _: usize) -> bool {
         true
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (inputs, g) = (cx.inputs.clone(), cx.cotangent()?);
+        let wanted: Vec<bool> = (0..inputs.len()).map(|i| cx.wants(i)).collect();
+        grad::chain(cx, &self.chain, &inputs, g, &wanted)
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::float;
+use super::{NormGrad, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -73,6 +74,18 @@ impl Operator for LayerNorm {
 
     fn access(&self, index: usize) -> Access {
         if index == 0 { Access::Rows } else { Access::Dense }
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let norm = NormGrad { eps: self.eps, centered: true, scaled: self.affine, one_plus: false };
+        let factor = self.affine.then(|| cx.inputs[1]);
+        let (dx, dw) = norm.apply(cx, factor, self.affine && cx.wants(1))?;
+        let mut out = vec![Some(dx)];
+        if self.affine {
+            let (g, d) = (cx.cotangent()?, cx.shape(cx.inputs[2]));
+            out.extend([dw, Some(cx.sum_to(g, &d)?)]);
+        }
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::float;
+use super::{MatMul, Transpose, float};
 use crate::chain::Chain;
 use crate::error::Problem;
+use crate::grad::{self, Backward, Gradients};
+use crate::graph::Value;
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::ops::{BinaryKind, UnaryKind};
 use crate::tensor::{Real, Tensor};
@@ -132,6 +134,40 @@ impl Operator for Linear {
         } else {
             Access::Any
         }
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let mut g = cx.cotangent()?;
+        let fixed = self.fixed_inputs();
+        let mut out: Vec<Option<Value>> = vec![None; cx.inputs.len()];
+        if let Some(chain) = &self.epilogue {
+            let product = cx.inputs[..fixed].to_vec();
+            let mut inputs = vec![cx.add(Self { bias: self.bias, epilogue: None, out: None }, &product)?];
+            inputs.extend(&cx.inputs[fixed..]);
+            let mut wanted = vec![true];
+            wanted.extend((fixed..cx.inputs.len()).map(|i| cx.wants(i)));
+            let found = grad::chain(cx, chain, &inputs, g, &wanted)?;
+            out[fixed..].copy_from_slice(&found[1..]);
+            // The chain reads its input 0, or the epilogue would not have passed inference.
+            let Some(of_product) = found[0] else { return Ok(out) };
+            g = of_product;
+        }
+        let (x, w) = (cx.inputs[0], cx.inputs[1]);
+        let rows = cx.rows(g)?;
+        if cx.wants(0) {
+            let shape = cx.shape(x);
+            let dx = cx.add(MatMul { transpose_b: false }, &[rows, w])?;
+            out[0] = Some(cx.reshape(dx, shape)?);
+        }
+        if cx.wants(1) {
+            let (columns, x) = (cx.add(Transpose { perm: vec![1, 0] }, &[rows])?, cx.rows(x)?);
+            out[1] = Some(cx.add(MatMul { transpose_b: false }, &[columns, x])?);
+        }
+        if self.bias && cx.wants(2) {
+            let n = cx.ty(rows).last();
+            out[2] = Some(cx.sum_to(rows, &[n])?);
+        }
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

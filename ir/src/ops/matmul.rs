@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -67,6 +68,24 @@ impl Operator for MatMul {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (a, b, g) = (cx.inputs[0], cx.inputs[1], cx.cotangent()?);
+        let r = cx.ty(a).rank();
+        let mut swap: Vec<usize> = (0..r).collect();
+        swap.swap(r - 1, r - 2);
+        let turned = |cx: &mut Backward<'_>, v| cx.add(super::Transpose { perm: swap.clone() }, &[v]);
+        let plain = Self { transpose_b: false };
+        let mut out = vec![None, None];
+        if cx.wants(0) {
+            out[0] = Some(cx.add(Self { transpose_b: !self.transpose_b }, &[g, b])?);
+        }
+        if cx.wants(1) {
+            let (left, right) = if self.transpose_b { (turned(cx, g)?, a) } else { (turned(cx, a)?, g) };
+            out[1] = Some(cx.add(plain, &[left, right])?);
+        }
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::float;
 use super::layer_norm::statistics;
-use crate::error::Problem;
+use super::{BinaryKind, Reduce, Slice, float};
+use crate::chain::{Arg, Chain, Instr};
+use crate::error::{IrError, Problem};
+use crate::grad::Backward;
+use crate::graph::Value;
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::{TensorType, broadcast};
@@ -25,6 +28,63 @@ pub struct NormGrad {
     pub scaled: bool,
     /// Whether the factor is `1 + w`.
     pub one_plus: bool,
+}
+
+impl NormGrad {
+    /// The gradients of a norm's input (its node's input 0) and, where `learnt`, of the factor `w`.
+    pub(super) fn apply(
+        &self,
+        cx: &mut Backward<'_>,
+        w: Option<Value>,
+        learnt: bool,
+    ) -> Result<(Value, Option<Value>), IrError> {
+        let g = cx.cotangent()?;
+        self.apply_to(cx, g, w, learnt)
+    }
+
+    /// The same for a gradient `g` of the norm's result that is not the node's own.
+    pub(super) fn apply_to(
+        &self,
+        cx: &mut Backward<'_>,
+        g: Value,
+        w: Option<Value>,
+        learnt: bool,
+    ) -> Result<(Value, Option<Value>), IrError> {
+        let x = cx.inputs[0];
+        let inputs: Vec<Value> = [x, g].into_iter().chain(w).collect();
+        let (dx, stats) = match cx.add_all(self.clone(), &inputs)?[..] {
+            [dx, stats] => (dx, stats),
+            _ => return Err(cx.error("a norm's gradient has two results")),
+        };
+        let Some(w) = w.filter(|_| learnt) else { return Ok((dx, None)) };
+        let axis = cx.ty(x).rank() - 1;
+        let mean = cx.add(Slice { axis, start: 0, len: 1 }, &[stats])?;
+        let r = cx.add(Slice { axis, start: 1, len: 1 }, &[stats])?;
+        let (chain, operands) =
+            if self.centered { (centered(), vec![g, x, r, mean]) } else { (plain(), vec![g, x, r]) };
+        let shape = cx.shape(w);
+        let dw = cx.add(Reduce { chain: Some(chain), shape }, &operands)?;
+        Ok((dx, Some(dw)))
+    }
+}
+
+/// `g * (x * r)`.
+fn plain() -> Chain {
+    let steps = vec![
+        Instr::Binary(BinaryKind::Mul, Arg::In(1), Arg::In(2)),
+        Instr::Binary(BinaryKind::Mul, Arg::In(0), Arg::Step(0)),
+    ];
+    Chain { inputs: 3, steps }
+}
+
+/// `g * ((x - mean) * r)`.
+fn centered() -> Chain {
+    let steps = vec![
+        Instr::Binary(BinaryKind::Sub, Arg::In(1), Arg::In(3)),
+        Instr::Binary(BinaryKind::Mul, Arg::Step(0), Arg::In(2)),
+        Instr::Binary(BinaryKind::Mul, Arg::In(0), Arg::Step(1)),
+    ];
+    Chain { inputs: 4, steps }
 }
 
 impl Operator for NormGrad {

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::layer_norm::statistics;
-use super::{arity, float};
+use super::{NormGrad, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -56,6 +57,14 @@ impl Operator for NormModulate {
 
     fn access(&self, _: usize) -> Access {
         Access::Rows
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let norm = NormGrad { eps: self.eps, centered: true, scaled: true, one_plus: true };
+        let (dx, dscale) = norm.apply(cx, Some(cx.inputs[2]), cx.wants(2))?;
+        let (g, shape) = (cx.cotangent()?, cx.shape(cx.inputs[1]));
+        let dshift = if cx.wants(1) { Some(cx.sum_to(g, &shape)?) } else { None };
+        Ok(vec![Some(dx), dshift, dscale])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -55,6 +56,11 @@ impl Operator for Pad {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, len) = (cx.cotangent()?, cx.shape(cx.inputs[0])[self.axis]);
+        Ok(vec![Some(cx.add(super::Slice { axis: self.axis, start: self.before, len }, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::attend_row;
-use super::{arity, float};
+use super::{PartitionedContextAttentionGrad, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::partition::{Edge, Partition};
 use crate::tensor::{Real, Tensor};
@@ -141,6 +142,17 @@ impl Operator for PartitionedContextAttention {
 
     fn access(&self, _: usize) -> Access {
         Access::Rows
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        if self.splits != 1 {
+            return Err(cx.error("deals out its keys: that pass runs after differentiation"));
+        }
+        let (g, [o, lse]) = (cx.cotangent()?, [cx.outputs[0], cx.outputs[1]]);
+        let mut inputs = cx.inputs.clone();
+        inputs.extend([o, g, lse]);
+        let op = PartitionedContextAttentionGrad { partition: self.partition };
+        Ok(cx.add_all(op, &inputs)?.into_iter().map(Some).collect())
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -66,6 +67,21 @@ impl Operator for Patchify {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Exact
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, shape, n) = (cx.cotangent()?, cx.shape(cx.inputs[0]), self.patch.len());
+        // [B, g1..gn, C, p1..pn] to [B, C, g1, p1, .., gn, pn].
+        let grid = shape[2..].iter().zip(&self.patch).map(|(s, p)| s / p);
+        let mut split = vec![shape[0]];
+        split.extend(grid);
+        split.push(shape[1]);
+        split.extend(&self.patch);
+        let mut perm = vec![0, n + 1];
+        perm.extend((0..n).flat_map(|a| [1 + a, n + 2 + a]));
+        let g = cx.reshape(g, split)?;
+        let g = cx.add(super::Transpose { perm }, &[g])?;
+        Ok(vec![Some(cx.reshape(g, shape)?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

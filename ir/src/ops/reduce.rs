@@ -6,6 +6,7 @@ use super::float;
 use super::fused::common_shape;
 use crate::chain::{Arg, Chain, Instr};
 use crate::error::Problem;
+use crate::grad::{self, Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::ops::BinaryKind;
 use crate::tensor::{Real, Tensor};
@@ -75,6 +76,19 @@ impl Operator for Reduce {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let inputs = cx.inputs.clone();
+        let mut shape = Vec::new();
+        for &v in &inputs {
+            shape = broadcast(&shape, &cx.shape(v)).unwrap_or_default();
+        }
+        let g = cx.cotangent()?;
+        let g = cx.add(super::Expand { shape }, &[g])?;
+        let Some(chain) = &self.chain else { return Ok(vec![Some(g)]) };
+        let wanted: Vec<bool> = (0..inputs.len()).map(|i| cx.wants(i)).collect();
+        grad::chain(cx, chain, &inputs, g, &wanted)
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -44,6 +45,11 @@ impl Operator for Reshape {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, shape) = (cx.cotangent()?, cx.shape(cx.inputs[0]));
+        Ok(vec![Some(cx.reshape(g, shape)?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{arity, float};
+use super::{NormGrad, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -51,6 +52,12 @@ impl Operator for RmsNorm {
 
     fn access(&self, index: usize) -> Access {
         if index == 0 { Access::Rows } else { Access::Dense }
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let norm = NormGrad { eps: self.eps, centered: false, scaled: true, one_plus: false };
+        let (dx, dw) = norm.apply(cx, Some(cx.inputs[1]), cx.wants(1))?;
+        Ok(vec![Some(dx), dw])
     }
 
     fn samples() -> Vec<Sample<Self>> {

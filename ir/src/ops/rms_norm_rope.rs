@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RmsNorm, Rope, arity, float};
+use super::{NormGrad, RmsNorm, Rope, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::{DType, TensorType};
@@ -50,6 +51,19 @@ impl Operator for RmsNormRope {
 
     fn access(&self, index: usize) -> Access {
         if index == 0 { Access::Rows } else { Access::Dense }
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input < 2
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, shape) = (cx.cotangent()?, cx.shape(cx.inputs[0]));
+        let turned = cx.add(Rope { inverse: true }, &[g, cx.inputs[2]])?;
+        let turned = cx.reshape(turned, shape)?;
+        let norm = NormGrad { eps: self.eps, centered: false, scaled: true, one_plus: false };
+        let (dx, dw) = norm.apply_to(cx, turned, Some(cx.inputs[1]), cx.wants(1))?;
+        Ok(vec![Some(dx), dw, None])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample};
 use crate::tensor::{Real, Tensor};
 use crate::types::{DType, TensorType};
@@ -46,6 +47,15 @@ impl Operator for Rope {
 
     fn access(&self, index: usize) -> Access {
         if index == 0 { Access::Rows } else { Access::Dense }
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input == 0
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, table) = (cx.cotangent()?, cx.inputs[1]);
+        Ok(vec![Some(cx.add(Self { inverse: !self.inverse }, &[g, table])?), None])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -44,6 +45,14 @@ impl Operator for Route {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let g = cx.cotangent()?;
+        match self.answer {
+            Some(yes) => Ok(vec![yes.then_some(g), (!yes).then_some(g)]),
+            None => Err(cx.error("has no answer: specialise the graph first")),
+        }
     }
 
     fn samples() -> Vec<Sample<Self>> {

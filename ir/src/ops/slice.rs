@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -62,6 +63,12 @@ impl Operator for Slice {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, size) = (cx.cotangent()?, cx.shape(cx.inputs[0])[self.axis]);
+        let pad = super::Pad { axis: self.axis, before: self.start, after: size - self.start - self.len };
+        Ok(vec![Some(cx.add(pad, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{arity, float};
+use super::{Binary, BinaryKind, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -52,6 +53,18 @@ impl Operator for Softmax {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (y, g) = (cx.outputs[0], cx.cotangent()?);
+        let mut shape = cx.shape(y);
+        if let Some(last) = shape.last_mut() {
+            *last = 1;
+        }
+        let weighted = cx.add(Binary { kind: BinaryKind::Mul }, &[g, y])?;
+        let sum = cx.sum_to(weighted, &shape)?;
+        let apart = cx.add(Binary { kind: BinaryKind::Sub }, &[g, sum])?;
+        Ok(vec![Some(cx.add(Binary { kind: BinaryKind::Mul }, &[apart, y])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -55,6 +56,13 @@ impl Operator for Transpose {
 
     fn access(&self, _: usize) -> Access {
         Access::Any
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let g = cx.cotangent()?;
+        let mut perm = vec![0; self.perm.len()];
+        self.perm.iter().enumerate().for_each(|(to, &from)| perm[from] = to);
+        Ok(vec![Some(cx.add(Self { perm }, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

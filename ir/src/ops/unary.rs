@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{arity, float};
 use crate::error::Problem;
+use crate::grad::{self, Backward, Gradients};
 use crate::op::{Access, Operator, Sample};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -113,6 +114,11 @@ impl Operator for Unary {
 
     fn may_overwrite(&self, _: usize) -> bool {
         true
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (x, y, g) = (cx.inputs[0], cx.outputs[0], cx.cotangent()?);
+        Ok(vec![Some(grad::unary(cx, self.kind, x, y, g)?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

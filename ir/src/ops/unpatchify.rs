@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::tensor::{Real, Tensor};
 use crate::types::TensorType;
@@ -55,6 +56,20 @@ impl Operator for Unpatchify {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Exact
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (g, shape, n) = (cx.cotangent()?, cx.shape(cx.inputs[0]), self.patch.len());
+        // [B, C, g1, p1, .., gn, pn] to [B, g1..gn, p1..pn, C].
+        let mut split = cx.shape(g)[..2].to_vec();
+        split.extend(self.grid.iter().zip(&self.patch).flat_map(|(&g, &p)| [g, p]));
+        let mut perm = vec![0];
+        perm.extend((0..n).map(|a| 2 + 2 * a));
+        perm.extend((0..n).map(|a| 3 + 2 * a));
+        perm.push(1);
+        let g = cx.reshape(g, split)?;
+        let g = cx.add(super::Transpose { perm }, &[g])?;
+        Ok(vec![Some(cx.reshape(g, shape)?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

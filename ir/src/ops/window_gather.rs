@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::partition::{Edge, Partition};
 use crate::tensor::{Real, Tensor};
@@ -43,6 +44,11 @@ impl Operator for WindowGather {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Exact
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let g = cx.cotangent()?;
+        Ok(vec![Some(cx.add(super::WindowScatter { partition: self.partition }, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {

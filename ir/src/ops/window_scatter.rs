@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arity;
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Operator, Sample, Tolerance};
 use crate::partition::Partition;
 use crate::tensor::{Real, Tensor};
@@ -51,6 +52,11 @@ impl Operator for WindowScatter {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let g = cx.cotangent()?;
+        Ok(vec![Some(cx.add(super::WindowGather { partition: self.partition }, &[g])?)])
     }
 
     fn samples() -> Vec<Sample<Self>> {
