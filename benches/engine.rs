@@ -37,28 +37,16 @@ fn planning(c: &mut Criterion) {
 fn single(op: Op, inputs: &[TensorType]) -> Plan {
     let types: Vec<&TensorType> = inputs.iter().collect();
     let outputs = op.infer(&types).expect("the bench's own types");
-    let mut plan = Plan {
-        about: About {
-            task: String::new(),
-            clip: String::new(),
-            batch: 1,
-            guidance: String::new(),
-            target: "cpu".into(),
-            dtype: DType::F32,
-            compiler: String::new(),
-            config: serde_json::Value::Null,
-        },
-        weights: Vec::new(),
-        buffers: Vec::new(),
-        persistent_bytes: 0,
-        scratch_bytes: 0,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        entries: Default::default(),
-        weights_from: None,
-        report: Report::default(),
-        kernels: None,
-    };
+    let mut plan = Plan::empty(About {
+        task: String::new(),
+        clip: String::new(),
+        batch: 1,
+        guidance: String::new(),
+        target: "cpu".into(),
+        dtype: DType::F32,
+        compiler: String::new(),
+        config: serde_json::Value::Null,
+    });
     let mut operand = |ty: &TensorType| {
         let bytes = ty.bytes().next_multiple_of(ccl_ir::plan::ALIGNMENT);
         plan.buffers.push(Buffer { region: Region::Persistent, offset: plan.persistent_bytes, bytes });

@@ -4,13 +4,15 @@
 //!
 //! - [`model_dir::ModelDir`] opens a model directory: configuration, weights in any of the accepted dialects;
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
-//! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use.
+//! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
+//! - [`training`] plans losses, gradients and updates, and trains.
 #![deny(missing_docs)]
 
 pub mod error;
 pub mod model_dir;
 pub mod planning;
 pub mod running;
+pub mod training;
 
 pub use ccl_ir as ir;
 pub use ccl_model as model;

@@ -3,7 +3,7 @@
 use ccl_ir::ops::{BinaryKind, Concat, Patchify, Positions, TimeFeatures, UnaryKind, Unpatchify};
 use ccl_ir::{Binding, IrError, Value};
 
-use crate::builder::{Added, Builder};
+use crate::builder::{Added, Builder, Purpose};
 use crate::config::Config;
 use crate::stream::Stream;
 
@@ -40,14 +40,19 @@ impl Builder<'_> {
     fn embed(&mut self, m: Stream) -> Added {
         let (s, batch) = (self.config.stream(m), self.spec.batch);
         let sizes = self.spec.clip.sizes(m);
-        let latent = [&[batch, s.out_channels][..], &sizes].concat();
-        let noisy = self.input(m.name(), latent.clone(), Binding::Step)?;
-        let clean = self.input(&format!("reference.{m}"), latent, Binding::Prologue)?;
+        let (noisy, clean) = match self.purpose {
+            Purpose::Train => self.noised(m)?,
+            Purpose::Denoise => {
+                let latent = [&[batch, s.out_channels][..], &sizes].concat();
+                let noisy = self.input(m.name(), latent.clone(), Binding::Step)?;
+                (noisy, self.input(&format!("reference.{m}"), latent, Binding::Prologue)?)
+            }
+        };
         let module = format!("{m}.patch_embedding");
         let mut x = self.route(&module, m.name().into(), noisy, clean)?;
         if m == Stream::Video && self.config.condition_channels() > 0 {
             let shape = [&[batch, self.config.condition_channels()][..], &sizes].concat();
-            let condition = self.input("video_condition", shape, Binding::Prologue)?;
+            let condition = self.condition("video_condition", shape)?;
             x = self.add(&module, Concat { axis: 1 }, &[x, condition])?;
         }
         let x = self.add(&module, Patchify { patch: s.patch.clone() }, &[x])?;
@@ -79,7 +84,7 @@ impl Builder<'_> {
     fn text(&mut self, m: Stream) -> Result<(Value, Option<Value>), IrError> {
         let (d, name) = (self.config.stream(m).dim, self.pass.prompt.input());
         let shape = [self.spec.batch, self.spec.text_tokens, self.config.text_dim];
-        let text = self.input(name, shape, Binding::Prologue)?;
+        let text = self.condition(name, shape)?;
         let count = if self.spec.counted { Some(self.count(&format!("{name}_len"))?) } else { None };
         let module = format!("{m}.text_embedding");
         let y = self.linear(&format!("{module}.0"), text, d)?;
@@ -90,7 +95,7 @@ impl Builder<'_> {
     /// Image features to `[B, L_image, d]`.
     fn image(&mut self, m: Stream) -> Result<(Value, Option<Value>), IrError> {
         let (d, width) = (self.config.stream(m).dim, self.config.image_dim);
-        let image = self.input("image", [self.spec.batch, self.spec.image_tokens, width], Binding::Prologue)?;
+        let image = self.condition("image", [self.spec.batch, self.spec.image_tokens, width])?;
         let count = if self.spec.counted { Some(self.count("image_len")?) } else { None };
         let module = format!("{m}.img_emb.proj");
         let y = self.layer_norm(&format!("{module}.0"), image, Config::IMAGE_EPS)?;

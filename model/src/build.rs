@@ -4,11 +4,11 @@ use ccl_ir::ops::{Binary, BinaryKind};
 use ccl_ir::{Binding, DType, Graph, IrError, Value};
 
 use crate::backbone::State;
-use crate::builder::{Added, Builder};
-use crate::clip::Clip;
+use crate::builder::{Added, Builder, Purpose};
+use crate::clip::{Clip, Grid};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::guidance::Guidance;
+use crate::guidance::{Guidance, Pass};
 use crate::stream::Stream;
 use crate::task::Task;
 
@@ -89,12 +89,9 @@ impl Spec {
 /// # Errors
 /// When the configuration, the clip or another setting is out of range, or the clip does not fit the model's patches.
 pub fn build(config: &Config, spec: &Spec) -> Result<Graph, ModelError> {
-    config.check()?;
-    spec.check(config)?;
-    let grid = spec.clip.grid(config)?;
-    let passes = spec.guidance.passes();
+    let (grid, passes) = prepared(config, spec)?;
     let name = format!("{} {} {} batch {}", spec.task, spec.guidance, spec.clip, spec.batch);
-    let mut b = Builder::new(name, config, spec, grid, passes[0]);
+    let mut b = Builder::new(name, config, spec, grid, passes[0], Purpose::Denoise);
     let mut velocities = Vec::with_capacity(passes.len());
     for &pass in passes {
         b.pass = pass;
@@ -108,9 +105,16 @@ pub fn build(config: &Config, spec: &Spec) -> Result<Graph, ModelError> {
     Ok(b.graph)
 }
 
+/// Checks what is to be built; the tokens of its clip and the passes of a step.
+pub(crate) fn prepared(config: &Config, spec: &Spec) -> Result<(Grid, &'static [Pass]), ModelError> {
+    config.check()?;
+    spec.check(config)?;
+    Ok((spec.clip.grid(config)?, spec.guidance.passes()))
+}
+
 impl Builder<'_> {
     /// One evaluation of the denoiser: the velocities of video and audio.
-    fn velocities(&mut self) -> Result<[Value; 2], IrError> {
+    pub fn velocities(&mut self) -> Result<[Value; 2], IrError> {
         let mut video = self.open(Stream::Video)?;
         let mut audio = self.open(Stream::Audio)?;
         for n in 0..self.config.layers {

@@ -14,6 +14,15 @@ use crate::config::Config;
 use crate::guidance::Pass;
 use crate::stream::Stream;
 
+/// What a graph is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Denoising steps: parameters are weights, prompt and conditions stay from step to step.
+    Denoise,
+    /// Training steps: parameters are states, every batch is another.
+    Train,
+}
+
 /// A graph in the making.
 ///
 /// Layers are named by module path (`video.blocks.3.cca.q`); nodes get the guidance pass in front of it. Weights and
@@ -29,6 +38,8 @@ pub(crate) struct Builder<'a> {
     pub grid: Grid,
     /// The guidance pass that is being written.
     pub pass: Pass,
+    /// What it is built for.
+    pub purpose: Purpose,
     tables: HashMap<(Positions, usize), Value>,
     constants: HashMap<(u64, Vec<usize>), Value>,
 }
@@ -38,9 +49,9 @@ pub(crate) type Added = Result<Value, IrError>;
 
 impl<'a> Builder<'a> {
     /// An empty graph.
-    pub fn new(name: String, config: &'a Config, spec: &'a Spec, grid: Grid, pass: Pass) -> Self {
+    pub fn new(name: String, config: &'a Config, spec: &'a Spec, grid: Grid, pass: Pass, purpose: Purpose) -> Self {
         let graph = Graph::new(name);
-        Self { graph, config, spec, grid, pass, tables: HashMap::new(), constants: HashMap::new() }
+        Self { graph, config, spec, grid, pass, purpose, tables: HashMap::new(), constants: HashMap::new() }
     }
 
     /// Adds an operator at a module of the current pass.
@@ -51,6 +62,15 @@ impl<'a> Builder<'a> {
     /// A tensor given by the caller.
     pub fn input(&mut self, name: &str, shape: impl Into<Vec<usize>>, binding: Binding) -> Added {
         self.graph.input(name, TensorType::f32(shape), binding)
+    }
+
+    /// A tensor that comes with a clip: it stays in all steps of denoising and changes in every step of training.
+    pub fn condition(&mut self, name: &str, shape: impl Into<Vec<usize>>) -> Added {
+        let binding = match self.purpose {
+            Purpose::Denoise => Binding::Prologue,
+            Purpose::Train => Binding::Step,
+        };
+        self.input(name, shape, binding)
     }
 
     /// A whole number given with the prompt.
@@ -75,7 +95,11 @@ impl<'a> Builder<'a> {
         let shape = shape.into();
         let matrix = shape.len() >= 2 && name.ends_with(".weight");
         let dtype = if matrix { self.spec.weight_dtype } else { DType::F32 };
-        self.graph.weight(name, TensorType::new(dtype, shape))
+        let ty = TensorType::new(dtype, shape);
+        match self.purpose {
+            Purpose::Denoise => self.graph.weight(name, ty),
+            Purpose::Train => self.graph.state(name, ty),
+        }
     }
 
     /// Width of a value.

@@ -2,10 +2,10 @@
 //!
 //! The plain form is slow and obvious. Raising replaces it by the fused operator, whose oracle it stays.
 
-use ccl_ir::ops::{Attention, BinaryKind, Concat, Expand, WindowGather, WindowMask};
+use ccl_ir::ops::{Attention, BinaryKind, Concat, Detach, Expand, WindowGather, WindowMask};
 use ccl_ir::{IrError, Partition, Value};
 
-use crate::builder::{Added, Builder};
+use crate::builder::{Added, Builder, Purpose};
 use crate::guidance::{cross_flag, sees_flag};
 use crate::stream::Stream;
 use crate::tarp;
@@ -43,6 +43,7 @@ impl Builder<'_> {
     /// Attention over the other stream's tokens that the partition shows, and the context.
     fn windowed(&mut self, m: Stream, module: &str, q: Value, other: Value, context: (Value, Value)) -> Added {
         let c = self.config.stream(m);
+        let other = self.detached_reference(m.other(), module, other)?;
         let y = self.layer_norm(&format!("{module}.norm_other"), other, self.config.eps)?;
         let k = self.normed_heads(m, module, "k", "norm_k", y)?;
         let k = self.rope(module, k, self.aligned(m.other()))?;
@@ -59,6 +60,15 @@ impl Builder<'_> {
         let q = self.reshape(module, q, [shape[0], rows, per_row, shape[2], shape[3]])?;
         let o = self.add(module, Attention { masked: true, counted: false }, &[q, k, v, mask])?;
         self.reshape(module, o, shape)
+    }
+
+    /// Tokens of a stream as the other one reads them: in training no gradient reaches a stream that is only a reference (SPEC 9).
+    fn detached_reference(&mut self, m: Stream, module: &str, x: Value) -> Added {
+        if self.purpose == Purpose::Denoise {
+            return Ok(x);
+        }
+        let detached = self.add(module, Detach {}, &[x])?;
+        self.route(module, m.name().into(), x, detached)
     }
 
     /// The windows of `x [B, L_o, H, D]`, each followed by the context `[n, H, D]`: `[B, rows, s + n, H, D]`.

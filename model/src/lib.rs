@@ -36,6 +36,7 @@ mod stream;
 pub mod tarp;
 mod task;
 mod tensors;
+mod training;
 
 pub use build::{Spec, build};
 pub use clip::{Clip, Grid};
@@ -45,3 +46,4 @@ pub use guidance::{Guidance, Mode, Pass, Prompt, answers};
 pub use stream::Stream;
 pub use task::Task;
 pub use tensors::{Init, TensorSpec, tensors};
+pub use training::build_loss;

@@ -19,7 +19,7 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     let mut re = Rebuild::new(graph);
     let mut seen: HashMap<(String, Vec<Value>), ccl_ir::NodeId> = HashMap::new();
     for (id, node) in graph.iter() {
-        if matches!(node.op, Op::Input(_) | Op::Weight(_)) {
+        if matches!(node.op, Op::Input(_) | Op::Weight(_) | Op::State(_)) {
             re.keep(id).map_err(PassError::ir("cse"))?;
             continue;
         }

@@ -23,6 +23,7 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
                 let bytes = ccl_ir::Work { flops: 0, bytes: w.ty.bytes() };
                 record.count("dead weight", &node.at, "nothing reads it: not loaded, not allocated", bytes, -1);
             }
+            Op::State(_) => record.count("dead state", &node.at, "nothing reads it", Default::default(), -1),
             Op::Input(_) => record.count("dead input", &node.at, "nothing reads it", Default::default(), -1),
             _ => record.count("dead code", &node.at, "no output needs it", graph.work(id), -1),
         }

@@ -147,7 +147,7 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     for i in 0..out.outputs.len() {
         let v = out.outputs[i].value;
         let layout = &known[v.node.index()][v.port as usize];
-        let given = matches!(out.op(layout.base), Op::Input(_) | Op::Weight(_));
+        let given = matches!(out.op(layout.base), Op::Input(_) | Op::Weight(_) | Op::State(_));
         if given || !layout.is_dense(&out.ty(v).shape) {
             let name = out.outputs[i].name.clone();
             let bytes = 2 * out.ty(v).bytes() as i64;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ccl_ir::plan::{ALIGNMENT, About, Buffer, Call, Operand, Place, PlanWeight, Port, Region, Report};
+use ccl_ir::plan::{ALIGNMENT, About, Buffer, Call, Operand, Place, PlanState, PlanWeight, Port, Region};
 use ccl_ir::{Binding, Graph, NodeId, Op, Plan, TensorType, Value};
 
 use crate::layout::{Layout, is_view, layouts};
@@ -11,23 +11,14 @@ use crate::order;
 use crate::record::Record;
 
 /// Lowers a graph that [`crate::layout::run`] has passed. The report is filled in but for `flops_before` and the events.
-pub fn run(graph: &Graph, about: About, record: &mut Record) -> Plan {
+///
+/// `states` are laid out first, in their order, so that plans which share a table share their memory.
+pub fn run(graph: &Graph, about: About, states: &[(String, TensorType)], record: &mut Record) -> Plan {
     let site = Site::new(graph);
-    let mut plan = Plan {
-        about,
-        weights: Vec::new(),
-        buffers: Vec::new(),
-        persistent_bytes: 0,
-        scratch_bytes: 0,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        entries: BTreeMap::new(),
-        weights_from: None,
-        report: Report::default(),
-        kernels: None,
-    };
+    let mut plan = Plan::empty(about);
     // Where each stored value lives.
     let mut places: BTreeMap<Value, Place> = BTreeMap::new();
+    place_states(graph, states, &mut plan, &mut places);
     for (id, node) in graph.iter() {
         let v = Value { node: id, port: 0 };
         match &node.op {
@@ -57,13 +48,38 @@ pub fn run(graph: &Graph, about: About, record: &mut Record) -> Plan {
             plan.inputs.push(Port { name: i.name.clone(), binding: i.binding, operand });
         }
     }
-    for o in &graph.outputs {
+    for o in graph.outputs.iter().filter(|o| o.updates.is_none()) {
         let operand = site.operand(o.value, &places);
         let binding = site.bindings[o.value.node.index()];
         plan.outputs.push(Port { name: o.name.clone(), binding, operand });
     }
     fill_report(&mut plan);
     plan
+}
+
+/// Gives every state of the graph its place, and the values that update it the same place.
+fn place_states(graph: &Graph, table: &[(String, TensorType)], plan: &mut Plan, places: &mut BTreeMap<Value, Place>) {
+    let own = graph.nodes().iter().filter_map(|n| match &n.op {
+        Op::State(s) if !table.iter().any(|(name, _)| *name == s.name) => Some((s.name.clone(), s.ty.clone())),
+        _ => None,
+    });
+    for (name, ty) in table.iter().cloned().chain(own) {
+        let offset = plan.state_bytes;
+        plan.state_bytes += ty.bytes().next_multiple_of(ALIGNMENT);
+        let Some(v) = graph.find(&name) else { continue };
+        let mut put = |v: Value| {
+            let buffer = plan.buffers.len() as u32;
+            plan.buffers.push(Buffer { region: Region::State, offset, bytes: ty.bytes() });
+            places.insert(v, Place::Buffer(buffer));
+            buffer
+        };
+        let buffer = put(v);
+        // A buffer of its own, so that the checker can tell the next value from the one before.
+        graph.outputs.iter().filter(|o| o.updates.as_ref() == Some(&name)).for_each(|o| {
+            put(o.value);
+        });
+        plan.states.push(PlanState { name, ty, buffer });
+    }
 }
 
 fn persistent(plan: &mut Plan, ty: &TensorType) -> Place {
@@ -103,7 +119,7 @@ impl<'a> Site<'a> {
 
     /// The nodes that run in an entry, in the graph's order.
     fn calls(&self, binding: Binding) -> Vec<NodeId> {
-        let runs = |op: &Op| !is_view(op) && !matches!(op, Op::Input(_) | Op::Weight(_));
+        let runs = |op: &Op| !is_view(op) && !matches!(op, Op::Input(_) | Op::Weight(_) | Op::State(_));
         self.graph
             .iter()
             .filter(|(id, n)| runs(&n.op) && self.bindings[id.index()] == binding)
@@ -155,6 +171,10 @@ impl<'a> Site<'a> {
             let kept = self.result[id.index()];
             for (p, ty) in node.types.iter().enumerate() {
                 let v = Value { node: id, port: p as u8 };
+                // The next value of a state has the state's place.
+                if places.contains_key(&v) {
+                    continue;
+                }
                 if !self.is_scratch(id) {
                     places.insert(v, persistent(plan, ty));
                     continue;
@@ -243,7 +263,9 @@ fn fill_report(plan: &mut Plan) {
         plan.report.bytes.insert(binding.name().into(), work.bytes);
     }
     plan.report.weight_bytes = plan.weights.iter().map(|w| w.ty.bytes()).sum();
-    plan.report.peak_bytes = plan.report.weight_bytes + plan.persistent_bytes + plan.scratch_bytes;
-    plan.report.live_lower_bound_bytes =
-        plan.report.weight_bytes + plan.persistent_bytes + plan.live_scratch_lower_bound();
+    // A plan of training has its parameters in the state; what else is there belongs to other plans.
+    let states: u64 = plan.states.iter().map(|s| s.ty.bytes()).sum();
+    let fixed = plan.report.weight_bytes + states + plan.persistent_bytes;
+    plan.report.peak_bytes = fixed + plan.scratch_bytes;
+    plan.report.live_lower_bound_bytes = fixed + plan.live_scratch_lower_bound();
 }

@@ -1,21 +1,35 @@
 //! All passes in order.
 
+use std::collections::BTreeSet;
+
 use ccl_ir::plan::About;
-use ccl_ir::{Graph, Plan};
+use ccl_ir::{Graph, Plan, TensorType};
 
 use crate::error::PassError;
+use crate::optimise::Optimiser;
 use crate::record::Record;
 use crate::specialise::Answers;
 use crate::validate::Validator;
-use crate::{cse, dead, fuse, hoist, layout, lower, precision, raise, simplify, specialise, split};
+use crate::{
+    cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, simplify, specialise, split,
+};
 
 /// Rows of the schedule that a plan holds. The prologue embeds all of them at once; a longer schedule runs the prologue again.
 pub const SCHEDULE_ROWS: usize = 64;
 
+/// What a training plan does beside computing the loss.
+#[derive(Clone, Debug, Default)]
+pub struct Training {
+    /// The parameters that gradients are wanted for; `None`: all.
+    pub only: Option<BTreeSet<String>>,
+    /// How parameters are updated; `None`: gradients are outputs.
+    pub optimiser: Option<Optimiser>,
+}
+
 /// Settings of one compilation.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Rows of the schedule table.
+    /// Rows of the schedule table; 0 where the time follows no schedule.
     pub schedule_rows: usize,
     /// Whether to raise plain patterns to fused operators. Off, the plan computes the plain patterns: the oracle.
     pub raise: bool,
@@ -25,6 +39,10 @@ pub struct Options {
     pub half_activations: bool,
     /// Independent parts of work that fill the target; 0 where keys are never split.
     pub parallelism: usize,
+    /// Whether to differentiate the output `loss`, and what for.
+    pub training: Option<Training>,
+    /// Where states lie; those that the graph reads and this table lacks lie behind it. Plans that share states are compiled with one table.
+    pub states: Vec<(String, TensorType)>,
     /// Whether to run the reference interpreter before and after each pass, on random inputs.
     pub validate: bool,
 }
@@ -37,6 +55,8 @@ impl Default for Options {
             fuse: true,
             half_activations: false,
             parallelism: 0,
+            training: None,
+            states: Vec::new(),
             validate: false,
         }
     }
@@ -79,7 +99,13 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
         g = pass("cse", &g, &cse::run)?;
         g = pass("dead", &g, &dead::run)?;
     }
-    g = pass("hoist", &g, &|g, r| hoist::run(g, options.schedule_rows, r))?;
+    g = match &options.training {
+        Some(training) => train(&mut pass, g, training)?,
+        None => pass("differentiate", &g, &|g, _| differentiate::attach(g))?,
+    };
+    if options.schedule_rows > 0 {
+        g = pass("hoist", &g, &|g, r| hoist::run(g, options.schedule_rows, r))?;
+    }
     g = pass("dead", &g, &dead::run)?;
     if options.fuse {
         g = pass("fuse", &g, &fuse::run)?;
@@ -94,12 +120,30 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let g = pass("layout", &g, &layout::run)?;
     hoist::report(&g, &mut record);
 
-    let mut plan = lower::run(&g, about, &mut record);
+    let mut plan = lower::run(&g, about, &options.states, &mut record);
     plan.report.flops_before = ccl_ir::Binding::ALL.iter().map(|b| (b.name().to_string(), 0)).collect();
     plan.report.flops_before.insert(ccl_ir::Binding::Step.name().into(), before);
     plan.report.events = record.events;
     plan.check().map_err(PassError::ir("lower"))?;
     Ok(plan)
+}
+
+/// Adds the backward pass, and the update of the parameters where it is asked for.
+fn train(
+    pass: &mut dyn FnMut(&'static str, &Graph, &dyn Fn(&Graph, &mut Record) -> Passed) -> Passed,
+    g: Graph,
+    training: &Training,
+) -> Passed {
+    let mut only = training.only.clone();
+    if let Some(optimiser) = &training.optimiser {
+        only.get_or_insert_with(|| optimiser.trained());
+    }
+    let mut g = pass("differentiate", &g, &|g, r| differentiate::run(g, only.as_ref(), r))?;
+    if let Some(optimiser) = &training.optimiser {
+        g = pass("optimise", &g, &|g, r| optimise::run(g, optimiser, r))?;
+    }
+    let g = pass("simplify", &g, &simplify::run)?;
+    pass("cse", &g, &cse::run)
 }
 
 fn check_graph(graph: &Graph, pass: &'static str) -> Result<(), PassError> {

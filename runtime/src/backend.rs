@@ -7,8 +7,10 @@
 //! for what it reads. A kernel that fails is reported by the `run` or `read` that first learns of it, with the
 //! operator and the model path of its call, never dropped.
 
+use std::any::Any;
 use std::sync::Arc;
 
+use ccl_ir::plan::{Operand, Place, PlanState};
 use ccl_ir::{Binding, Plan};
 
 use crate::device::{DeviceInfo, host_memory, human_bytes};
@@ -30,7 +32,48 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When the plan is not safe to run or asks for what the device lacks, when a weight is missing or does not fit,
     /// or when memory does not suffice.
-    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError>;
+    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {
+        self.instantiate_with(plan, weights, None)
+    }
+
+    /// The same for a plan that keeps a state, on the memory of another instance of this backend whose plan was compiled with the same table of
+    /// states; without such memory it gets its own, all zeros.
+    ///
+    /// # Errors
+    /// As for [`Backend::instantiate`], and when the memory is another backend's or of another size.
+    fn instantiate_with(
+        &self,
+        plan: Arc<Plan>,
+        weights: &dyn WeightSource,
+        state: Option<&StateMemory>,
+    ) -> Result<Box<dyn Instance>, RuntimeError>;
+}
+
+/// Memory of a state on one device, shared by the instances that were made with it.
+#[derive(Clone)]
+pub struct StateMemory {
+    bytes: u64,
+    memory: Arc<dyn Any + Send + Sync>,
+}
+
+impl StateMemory {
+    /// Wraps a backend's own kind of memory.
+    pub(crate) fn new<T: Any + Send + Sync>(bytes: u64, memory: Arc<T>) -> Self {
+        Self { bytes, memory }
+    }
+
+    /// The memory, for a plan that fits it.
+    ///
+    /// # Errors
+    /// When it is another backend's, or was made for another table of states.
+    pub(crate) fn of<T: Any + Send + Sync>(&self, plan: &Plan) -> Result<Arc<T>, RuntimeError> {
+        if self.bytes != plan.state_bytes {
+            let problem = format!("a plan with {} bytes of state cannot share {}", plan.state_bytes, self.bytes);
+            return Err(RuntimeError::order("state", problem));
+        }
+        let other = |_| RuntimeError::order("state", "the memory belongs to another backend".to_owned());
+        Arc::downcast(Arc::clone(&self.memory)).map_err(other)
+    }
 }
 
 /// A plan on a device.
@@ -57,6 +100,21 @@ pub trait Instance: Send {
     /// When there is no such output, or a kernel before it failed.
     fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError>;
 
+    /// The memory of the plan's state, for other plans to share; `None` where the plan keeps none.
+    fn state(&self) -> Option<StateMemory>;
+
+    /// Reads tensor `state` of the plan's state (an index into [`Plan::states`]), once everything before it is done.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or a kernel before it failed.
+    fn read_state(&mut self, state: usize) -> Result<HostTensor, RuntimeError>;
+
+    /// Writes tensor `state` of the plan's state.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or the tensor has another shape.
+    fn write_state(&mut self, state: usize, tensor: &HostTensor) -> Result<(), RuntimeError>;
+
     /// Memory that this instance holds: buffers, and the weights that it owns or maps.
     fn resident_bytes(&self) -> u64;
 
@@ -77,6 +135,15 @@ pub(crate) fn port<'p>(
     ports.get(index).ok_or_else(|| RuntimeError::order("instance", problem()))
 }
 
+/// Finds a state by index, with the operand that is all of it.
+pub(crate) fn state_port(plan: &Plan, index: usize) -> Result<(&PlanState, Operand), RuntimeError> {
+    let problem = || format!("state {index} was asked for, the plan has {}", plan.states.len());
+    let state = plan.states.get(index).ok_or_else(|| RuntimeError::order("instance", problem()))?;
+    let strides = state.ty.strides().into_iter().map(|s| s as u64).collect();
+    let operand = Operand { place: Place::Buffer(state.buffer), ty: state.ty.clone(), offset: 0, strides };
+    Ok((state, operand))
+}
+
 /// Refuses a plan whose buffers the host has no room for, before the system lets a program take what is not there.
 pub(crate) fn check_memory(plan: &Plan) -> Result<(), RuntimeError> {
     match host_memory().available_bytes {
@@ -94,5 +161,5 @@ pub(crate) fn refuse_memory(plan: &Plan, why: String) -> RuntimeError {
 }
 
 fn buffer_bytes(plan: &Plan) -> u64 {
-    plan.persistent_bytes.saturating_add(plan.scratch_bytes)
+    plan.persistent_bytes.saturating_add(plan.scratch_bytes).saturating_add(plan.state_bytes)
 }

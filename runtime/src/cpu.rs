@@ -4,7 +4,7 @@
 //! mapped. A step allocates nothing but the kernels' own small work areas. Results do not depend on the number of threads.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccl_codegen::cpu::view::View;
 use ccl_codegen::cpu::{self, KernelError};
@@ -13,7 +13,7 @@ use ccl_ir::{Binding, DType, Plan};
 use memmap2::{MmapMut, MmapRaw};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::backend::{Backend, Instance, check_memory, port, refuse_memory};
+use crate::backend::{Backend, Instance, StateMemory, check_memory, port, refuse_memory, state_port};
 use crate::device::{DeviceInfo, cpu_name, cpu_simd, host_memory};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
@@ -77,9 +77,15 @@ impl Backend for CpuBackend {
         }
     }
 
-    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {
+    fn instantiate_with(
+        &self,
+        plan: Arc<Plan>,
+        weights: &dyn WeightSource,
+        state: Option<&StateMemory>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
         plan.check()?;
-        let memory = Memory::allocate(&plan)?;
+        let state = state.map(|s| s.of::<HostState>(&plan)).transpose()?;
+        let memory = Memory::allocate(&plan, state)?;
         // In the pool, because a source may convert in parallel.
         let load = || plan.weights.iter().map(|w| weights.load(&w.name, &w.ty)).collect::<Result<_, _>>();
         let weights = self.pool.install(load)?;
@@ -87,14 +93,28 @@ impl Backend for CpuBackend {
     }
 }
 
-/// The memory of both regions, zero at first, its pages only taken when they are touched.
+/// The memory of all regions, zero at first, its pages only taken when they are touched.
 struct Memory {
     persistent: MmapRaw,
     scratch: MmapRaw,
+    state: Arc<HostState>,
+}
+
+/// The memory of a state. Instances that share it take turns.
+struct HostState {
+    bytes: MmapRaw,
+    turn: Mutex<()>,
+}
+
+impl HostState {
+    /// Waits until no other instance uses the memory. A kernel that panicked has left numbers behind, not broken memory.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Memory {
-    fn allocate(plan: &Plan) -> Result<Self, RuntimeError> {
+    fn allocate(plan: &Plan, state: Option<Arc<HostState>>) -> Result<Self, RuntimeError> {
         check_memory(plan)?;
         let map = |bytes: u64| {
             let bytes =
@@ -103,13 +123,18 @@ impl Memory {
                 .map(MmapRaw::from)
                 .map_err(|e| refuse_memory(plan, format!("which the system refuses ({e})")))
         };
-        Ok(Self { persistent: map(plan.persistent_bytes)?, scratch: map(plan.scratch_bytes)? })
+        let state = match state {
+            Some(state) => state,
+            None => Arc::new(HostState { bytes: map(plan.state_bytes)?, turn: Mutex::new(()) }),
+        };
+        Ok(Self { persistent: map(plan.persistent_bytes)?, scratch: map(plan.scratch_bytes)?, state })
     }
 
     fn base(&self, region: Region) -> *mut u8 {
         match region {
             Region::Persistent => self.persistent.as_mut_ptr(),
             Region::Scratch => self.scratch.as_mut_ptr(),
+            Region::State => self.state.bytes.as_mut_ptr(),
         }
     }
 }
@@ -168,6 +193,7 @@ impl Instance for CpuInstance {
 
     fn run(&mut self, entry: Binding) -> Result<(), RuntimeError> {
         let resolver = Resolver { plan: &self.plan, memory: &self.memory, weights: &self.weights };
+        let _turn = self.memory.state.turn();
         let profiler = &mut self.profiler;
         let calls = self.plan.calls(entry);
         self.pool.install(|| {
@@ -181,7 +207,7 @@ impl Instance for CpuInstance {
                 // SAFETY: `Plan::check` proved for every call that its operands have the types that the operator infers,
                 // lie inside their buffers, that outputs are dense and share no byte with other operands except where
                 // the operator allows it; instantiation proved that weights have the bytes of their types. The memory
-                // lives as long as `self`, and `&mut self` keeps everybody else away.
+                // lives as long as `self`; `&mut self` keeps everybody else away, and the turn other instances from the state.
                 let done = unsafe { cpu::run(&call.op, &inputs, &outputs) };
                 done.map_err(|e| RuntimeError::Kernel {
                     entry,
@@ -206,9 +232,34 @@ impl Instance for CpuInstance {
         Ok(HostTensor::decode(&port.operand.ty, bytes))
     }
 
+    fn state(&self) -> Option<StateMemory> {
+        let bytes = self.plan.state_bytes;
+        (bytes > 0).then(|| StateMemory::new(bytes, Arc::clone(&self.memory.state)))
+    }
+
+    fn read_state(&mut self, state: usize) -> Result<HostTensor, RuntimeError> {
+        let (_, operand) = state_port(&self.plan, state)?;
+        let view = self.resolver().view(&operand);
+        let _turn = self.memory.state.turn();
+        // SAFETY: `Plan::check` proved that states fill their buffers; the turn keeps other instances away.
+        let bytes = unsafe { std::slice::from_raw_parts(view.ptr, operand.ty.bytes() as usize) };
+        Ok(HostTensor::decode(&operand.ty, bytes))
+    }
+
+    fn write_state(&mut self, state: usize, tensor: &HostTensor) -> Result<(), RuntimeError> {
+        let (named, operand) = state_port(&self.plan, state)?;
+        tensor.check(&named.name, &operand.ty)?;
+        let view = self.resolver().view(&operand);
+        let _turn = self.memory.state.turn();
+        // SAFETY: as in `read_state`, and `&mut self` keeps kernels of this instance away.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(view.ptr, operand.ty.bytes() as usize) };
+        tensor.encode(operand.ty.dtype, bytes);
+        Ok(())
+    }
+
     fn resident_bytes(&self) -> u64 {
         let weights: u64 = self.weights.iter().map(|w| w.bytes().len() as u64).sum();
-        self.plan.persistent_bytes + self.plan.scratch_bytes + weights
+        self.plan.persistent_bytes + self.plan.scratch_bytes + self.plan.state_bytes + weights
     }
 
     fn set_profiling(&mut self, on: bool) {

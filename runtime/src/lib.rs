@@ -18,6 +18,7 @@ pub mod gpu;
 pub mod header;
 pub mod host;
 pub mod inputs;
+pub mod learner;
 pub mod planfile;
 pub mod profile;
 pub mod random;

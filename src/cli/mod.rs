@@ -6,6 +6,7 @@ pub mod compile;
 pub mod devices;
 pub mod explain;
 pub mod forward;
+pub mod grad;
 pub mod log;
 pub mod prepare;
 pub mod report;
@@ -47,6 +48,8 @@ enum Command {
     Forward(forward::Args),
     /// The sampling loop, from noise to latents
     Sample(sample::Args),
+    /// The training loss of a batch and its gradients
+    Grad(grad::Args),
     /// Compare everything that can be computed with a file of expected results
     Verify(verify::Args),
     /// Measure speed
@@ -64,6 +67,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Explain(a) => explain::run(a, cli.json),
         Command::Forward(a) => forward::run(a, cli.json),
         Command::Sample(a) => sample::run(a, cli.json),
+        Command::Grad(a) => grad::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
     }

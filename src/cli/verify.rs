@@ -5,8 +5,12 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use ccl::error::Error;
+use ccl::model_dir::{FRESH_SEED, ModelDir};
+use ccl::training::loss::{evaluate, plan_loss, request_of_inputs};
 use ccl_ir::tensor::relative_l2;
 use ccl_model::{Guidance, Task};
+use ccl_passes::Training;
+use ccl_passes::differentiate::{GRADIENT, LOSS};
 use ccl_runtime::HostTensor;
 use ccl_runtime::backend::Backend;
 use ccl_runtime::denoise::Denoise;
@@ -29,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "F")]
     inputs: PathBuf,
     /// Safetensors file with the expected results: velocity.<task>.<stream>, guided2.<stream>, guided3.<stream>,
-    /// sample.<stream>
+    /// sample.<stream>, loss.<task>, grad.<task>.<parameter>
     #[arg(long, value_name = "F")]
     expected: PathBuf,
     /// Largest relative L2 difference
@@ -125,6 +129,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             }
         }
     }
+    for task in Task::ALL {
+        compared.extend(losses(args, task, &expected, &mut left, backend.as_ref())?);
+    }
     let verdict = Verdict {
         ok: !compared.is_empty() && compared.iter().all(|c| c.ok),
         tolerance: args.tolerance,
@@ -174,6 +181,46 @@ fn compute(args: &Args, case: &Case, backend: &dyn Backend) -> Result<BTreeMap<S
         session.step(&Tensors::new(), 0)?
     };
     Ok(outputs.into_iter().map(|(name, t)| (name.rsplit('.').next().unwrap_or_default().to_string(), t)).collect())
+}
+
+/// A task's training loss and gradients, where the file has them. Gradients are held to ten times the tolerance: they are sums over far more
+/// terms. A gradient that the file lacks is zero there, and must not be computed here.
+fn losses(
+    args: &Args,
+    task: Task,
+    expected: &TensorFile,
+    left: &mut BTreeSet<String>,
+    backend: &dyn Backend,
+) -> Result<Vec<Compared>, Error> {
+    let (loss, prefix) = (format!("loss.{task}"), format!("grad.{task}."));
+    let gradients = left.iter().any(|n| n.starts_with(&prefix));
+    if !gradients && !left.contains(&loss) {
+        return Ok(Vec::new());
+    }
+    let model = ModelDir::open(&args.model)?;
+    let inputs = Inputs::open(&args.inputs)?;
+    let mut request = request_of_inputs(&model.config, task, &inputs)?;
+    request.training = gradients.then(Training::default);
+    let weights = model.weights(&model.files()?, FRESH_SEED)?;
+    let outputs = evaluate(plan_loss(&model.config, &request)?, &weights, &inputs, backend)?;
+    let mut compared = Vec::new();
+    for (own, got) in &outputs {
+        let (name, tolerance) = match own.strip_prefix(GRADIENT) {
+            Some(parameter) => (format!("{prefix}{parameter}"), 10.0 * args.tolerance),
+            None if own == LOSS => (loss.clone(), args.tolerance),
+            None => continue,
+        };
+        if left.remove(&name) {
+            let mut want = expected.read(&name)?;
+            if own == LOSS {
+                want.shape.clear();
+            }
+            compared.push(compare(name, got, &want, tolerance));
+        } else if own != LOSS {
+            compared.push(Compared { name, relative_l2: None, ok: false });
+        }
+    }
+    Ok(compared)
 }
 
 fn compare(name: String, got: &HostTensor, want: &HostTensor, tolerance: f64) -> Compared {

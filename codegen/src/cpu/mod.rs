@@ -66,7 +66,7 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
     // SAFETY: the caller's promise, handed on unchanged; element types have just been checked.
     unsafe {
         match op {
-            Op::Input(_) | Op::Weight(_) | Op::Route(_) => {
+            Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Route(_) => {
                 let reason = "because it computes nothing: lower the graph to a plan first".into();
                 return Err(KernelError::Unsupported { op: op.name(), reason });
             }

@@ -14,7 +14,7 @@
 mod flow;
 mod live;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -50,13 +50,16 @@ impl Plan {
 
     /// Sizes of regions, buffers and weights.
     fn check_memory(&self) -> Result<(), Problem> {
-        for (name, bytes) in [("persistent", self.persistent_bytes), ("scratch", self.scratch_bytes)] {
+        for (name, bytes) in
+            [("persistent", self.persistent_bytes), ("scratch", self.scratch_bytes), ("state", self.state_bytes)]
+        {
             crate::ensure!(bytes <= MAX_BYTES, "{bytes} bytes of {name} memory are more than any machine has");
         }
         for (i, b) in self.buffers.iter().enumerate() {
             let size = match b.region {
                 Region::Persistent => self.persistent_bytes,
                 Region::Scratch => self.scratch_bytes,
+                Region::State => self.state_bytes,
             };
             crate::ensure!(b.bytes > 0, "buffer {i} is empty");
             crate::ensure!(b.offset % ALIGNMENT == 0, "buffer {i} starts at byte {}, not aligned", b.offset);
@@ -74,6 +77,27 @@ impl Plan {
             // At most 2^46 elements of 4 bytes each: the sum stays far from overflow.
             total += w.ty.bytes();
             crate::ensure!(total <= MAX_BYTES, "the weights take more than {MAX_BYTES} bytes");
+        }
+        self.check_states()
+    }
+
+    /// States have buffers of their own, apart from each other.
+    fn check_states(&self) -> Result<(), Problem> {
+        let (mut names, mut taken) = (BTreeSet::new(), BTreeMap::new());
+        for s in &self.states {
+            let fail = |p: Problem| Problem(format!("state `{}`: {p}", s.name));
+            crate::ensure!(names.insert(&s.name), "state `{}` is listed twice", s.name);
+            check_type(&s.ty).map_err(fail)?;
+            let Bytes { region, range } = self.whole(Place::Buffer(s.buffer)).map_err(fail)?;
+            let fits = region == Some(Region::State) && range.end - range.start == s.ty.bytes();
+            crate::ensure!(fits, "state `{}`: buffer {} is no state of type {}", s.name, s.buffer, s.ty);
+            taken.insert(range.start, (range.end, &s.name));
+        }
+        crate::ensure!(taken.len() == self.states.len(), "two states lie at the same place");
+        let mut before = 0;
+        for (start, (end, name)) in taken {
+            crate::ensure!(start >= before, "state `{name}`: overlaps another");
+            before = end;
         }
         Ok(())
     }
@@ -110,7 +134,7 @@ impl Plan {
 
     /// Operands and types of one call.
     fn check_call(&self, call: &Call) -> Result<(), Problem> {
-        let structural = matches!(call.op, Op::Input(_) | Op::Weight(_) | Op::Route(_));
+        let structural = matches!(call.op, Op::Input(_) | Op::Weight(_) | Op::State(_) | Op::Route(_));
         crate::ensure!(!structural, "is no operation that a plan can call");
         let mut inputs = Vec::with_capacity(call.inputs.len());
         for (i, operand) in call.inputs.iter().enumerate() {
@@ -147,7 +171,8 @@ impl Plan {
             for (i, (bytes, input)) in inputs.iter().zip(&call.inputs).enumerate() {
                 let in_place = || {
                     let same = self.bytes_of(operand).is_ok_and(|b| b == *bytes) && input.ty == operand.ty;
-                    o == 0 && same && input.is_dense() && call.op.may_overwrite(i)
+                    let allowed = (o == 0 && call.op.may_overwrite(i)) || call.op.updates(o) == Some(i);
+                    same && input.is_dense() && allowed
                 };
                 crate::ensure!(!bytes.overlaps(&whole) || in_place(), "output {o} would overwrite input {i}");
             }

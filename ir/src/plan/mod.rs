@@ -2,7 +2,7 @@
 //!
 //! A plan knows no backend. Each [`Call`] is an [`Op`] on typed, strided [`Operand`]s; a backend decides how
 //! to run it. A plan compiled for a GPU carries the kernels that it would launch there ([`Emitted`]), for the reader. Values live in *regions*: weights (from the checkpoint), `Persistent` memory (inputs, and what
-//! one entry leaves for a later one) and `Scratch` memory, which every entry reuses from its start.
+//! one entry leaves for a later one), `Scratch` memory, which every entry reuses from its start, and the `State` of training, which outlives the plan.
 //!
 //! [`Plan::check`] proves a plan safe to execute: it trusts nothing the planner said, so that a plan from
 //! a file can be run without fear.
@@ -34,6 +34,8 @@ pub enum Region {
     Persistent,
     /// Meaningless once the entry that wrote it has returned its outputs.
     Scratch,
+    /// Tensors that outlive the plan, and that other plans may share: parameters in training, the optimiser's moments.
+    State,
 }
 
 /// A run of bytes in a region.
@@ -123,6 +125,17 @@ pub struct PlanWeight {
     pub ty: TensorType,
 }
 
+/// A tensor of the state that a plan reads or updates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanState {
+    /// Name, e.g. `adam.m.video.head.head.bias`.
+    pub name: String,
+    /// Its type.
+    pub ty: TensorType,
+    /// The buffer in [`Region::State`] that holds it between runs, by its index in [`Plan::buffers`].
+    pub buffer: u32,
+}
+
 /// A tensor that the caller writes before, or reads after, an entry runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Port {
@@ -188,6 +201,12 @@ pub struct Plan {
     pub persistent_bytes: u64,
     /// Bytes of scratch memory.
     pub scratch_bytes: u64,
+    /// Tensors of the state that it reads or updates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<PlanState>,
+    /// Bytes of the state, with what other plans keep there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub state_bytes: u64,
     /// Tensors that the caller writes.
     pub inputs: Vec<Port>,
     /// Tensors that the caller reads.
@@ -203,6 +222,10 @@ pub struct Plan {
     pub kernels: Option<Emitted>,
 }
 
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// The checkpoint that a plan was made for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightsFrom {
@@ -215,6 +238,25 @@ pub struct WeightsFrom {
 }
 
 impl Plan {
+    /// A plan that does nothing.
+    pub fn empty(about: About) -> Self {
+        Self {
+            about,
+            weights: Vec::new(),
+            buffers: Vec::new(),
+            persistent_bytes: 0,
+            scratch_bytes: 0,
+            states: Vec::new(),
+            state_bytes: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            entries: BTreeMap::new(),
+            weights_from: None,
+            report: Report::default(),
+            kernels: None,
+        }
+    }
+
     /// Calls of one entry point.
     pub fn calls(&self, entry: Binding) -> &[Call] {
         self.entries.get(&entry).map_or(&[], Vec::as_slice)
@@ -223,6 +265,11 @@ impl Plan {
     /// The input with this name.
     pub fn input(&self, name: &str) -> Option<&Port> {
         self.inputs.iter().find(|p| p.name == name)
+    }
+
+    /// The state with this name.
+    pub fn state(&self, name: &str) -> Option<&PlanState> {
+        self.states.iter().find(|s| s.name == name)
     }
 
     /// The output with this name.

@@ -1,9 +1,7 @@
 //! Plans made by hand.
 
-use std::collections::BTreeMap;
-
 use ccl_ir::ops::{Attention, Binary, BinaryKind, Copy, Index, LayerNorm, Linear, Unary, UnaryKind};
-use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Plan, PlanWeight, Port, Region, Report};
+use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Plan, PlanWeight, Port, Region};
 use ccl_ir::{Binding, DType, Op, TensorType};
 
 /// A dense view of all of a place, `f32`.
@@ -74,17 +72,11 @@ pub fn plan(buffers: Vec<Buffer>) -> Plan {
         config: serde_json::json!({"video": {"dim": 8, "eps": 1e-6}, "audio": {"dim": 4}, "theta": 0.1 + 0.2}),
     };
     Plan {
-        about,
-        weights: Vec::new(),
         persistent_bytes: size(Region::Persistent),
         scratch_bytes: size(Region::Scratch),
+        state_bytes: size(Region::State),
         buffers,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        entries: BTreeMap::new(),
-        weights_from: None,
-        report: Report::default(),
-        kernels: None,
+        ..Plan::empty(about)
     }
 }
 

@@ -13,7 +13,7 @@ use super::find::Device;
 use super::host;
 use super::memory::Memory;
 use super::watch::{Fault, Mark, guarded};
-use crate::backend::{Instance, port};
+use crate::backend::{Instance, StateMemory, port};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
 use crate::profile::{CallTime, Profiler};
@@ -194,6 +194,18 @@ impl Instance for GpuInstance {
         let done = self.run_entry(entry, &lowered);
         self.lowered.insert(entry, lowered);
         done
+    }
+
+    fn state(&self) -> Option<StateMemory> {
+        None
+    }
+
+    fn read_state(&mut self, state: usize) -> Result<HostTensor, RuntimeError> {
+        Err(RuntimeError::order("instance", format!("state {state} was asked for, the plan has none")))
+    }
+
+    fn write_state(&mut self, state: usize, _: &HostTensor) -> Result<(), RuntimeError> {
+        self.read_state(state).map(|_| ())
     }
 
     fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError> {

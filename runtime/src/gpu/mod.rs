@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use ccl_ir::Plan;
 
-use crate::backend::{Backend, Instance};
+use crate::backend::{Backend, Instance, StateMemory};
 use crate::device::DeviceInfo;
 use crate::error::RuntimeError;
 use crate::weights::WeightSource;
@@ -95,8 +95,17 @@ impl Backend for GpuBackend {
         self.device.info.clone()
     }
 
-    fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {
+    fn instantiate_with(
+        &self,
+        plan: Arc<Plan>,
+        weights: &dyn WeightSource,
+        _state: Option<&StateMemory>,
+    ) -> Result<Box<dyn Instance>, RuntimeError> {
         plan.check()?;
+        if plan.state_bytes > 0 {
+            let problem = "plans of training run on the cpu only: use --backend cpu".to_owned();
+            return Err(RuntimeError::Backend { backend: self.device.api.name(), problem });
+        }
         Ok(Box::new(instance::GpuInstance::new(self.device.clone(), plan, weights)?))
     }
 }

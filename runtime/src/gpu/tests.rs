@@ -47,17 +47,13 @@ fn plan(half: DType, n: usize) -> Arc<Plan> {
         config: serde_json::Value::Null,
     };
     Arc::new(Plan {
-        about,
-        weights: Vec::new(),
         buffers: types.iter().enumerate().map(buffer).collect(),
         persistent_bytes: 2 * pitch,
         scratch_bytes: pitch,
         inputs: vec![port("x", 0)],
         outputs: vec![port("y", 2)],
         entries: BTreeMap::from([(Binding::Step, vec![cast(0), cast(1)])]),
-        weights_from: None,
-        kernels: None,
-        report: Report::default(),
+        ..Plan::empty(about)
     })
 }
 

@@ -32,27 +32,14 @@ impl Builder {
             compiler: "test".into(),
             config: serde_json::Value::Null,
         };
-        Self {
-            plan: Plan {
-                about,
-                weights: Vec::new(),
-                buffers: Vec::new(),
-                persistent_bytes: 0,
-                scratch_bytes: 0,
-                inputs: Vec::new(),
-                outputs: Vec::new(),
-                entries: BTreeMap::new(),
-                weights_from: None,
-                report: Report::default(),
-                kernels: None,
-            },
-        }
+        Self { plan: Plan::empty(about) }
     }
 
     fn buffer(&mut self, region: Region, ty: TensorType) -> Operand {
         let size = match region {
             Region::Persistent => &mut self.plan.persistent_bytes,
             Region::Scratch => &mut self.plan.scratch_bytes,
+            Region::State => &mut self.plan.state_bytes,
         };
         let bytes = ty.bytes().next_multiple_of(ALIGNMENT);
         self.plan.buffers.push(Buffer { region, offset: *size, bytes });

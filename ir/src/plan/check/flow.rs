@@ -32,6 +32,10 @@ pub(super) fn check(plan: &Plan) -> Result<(), Problem> {
     let mut memory = Memory::new(plan);
     for (entry, caller_writes) in RUNS {
         memory.clear_scratch();
+        // A step starts from the state as it is, whatever updated it. The epilogue goes on with what the step made of it.
+        if entry != Binding::Epilogue {
+            memory.hold_states();
+        }
         if caller_writes {
             let inputs = || plan.inputs.iter().filter(|p| p.binding == entry);
             for port in inputs() {
@@ -77,12 +81,20 @@ struct Memory<'a> {
     /// Buffers that hold a value, by first byte; they are disjoint.
     persistent: BTreeMap<u64, u32>,
     scratch: BTreeMap<u64, u32>,
+    state: BTreeMap<u64, u32>,
 }
 
 impl<'a> Memory<'a> {
     fn new(plan: &'a Plan) -> Self {
         let held = vec![Held::Nothing; plan.buffers.len()];
-        Self { plan, held, persistent: BTreeMap::new(), scratch: BTreeMap::new() }
+        Self { plan, held, persistent: BTreeMap::new(), scratch: BTreeMap::new(), state: BTreeMap::new() }
+    }
+
+    /// Every state holds its value.
+    fn hold_states(&mut self) {
+        for s in &self.plan.states {
+            self.write_buffer(s.buffer, s.ty.dtype, s.ty.bytes());
+        }
     }
 
     fn clear_scratch(&mut self) {
@@ -115,11 +127,17 @@ impl<'a> Memory<'a> {
 
     /// Writes all of a buffer.
     fn write(&mut self, operand: &Operand) {
-        let Place::Buffer(index) = operand.place else { return };
+        if let Place::Buffer(index) = operand.place {
+            self.write_buffer(index, operand.ty.dtype, operand.ty.bytes());
+        }
+    }
+
+    fn write_buffer(&mut self, index: u32, dtype: DType, bytes: u64) {
         let buffer = &self.plan.buffers[index as usize];
         let map = match buffer.region {
             Region::Persistent => &mut self.persistent,
             Region::Scratch => &mut self.scratch,
+            Region::State => &mut self.state,
         };
         // Those in the map are disjoint, so the ones that overlap are the last that start before this one's end.
         while let Some((&start, &other)) = map.range(..buffer.offset + buffer.bytes).next_back() {
@@ -130,6 +148,6 @@ impl<'a> Memory<'a> {
             self.held[other as usize] = Held::Overwritten(index);
         }
         map.insert(buffer.offset, index);
-        self.held[index as usize] = Held::Value(operand.ty.dtype, operand.ty.bytes());
+        self.held[index as usize] = Held::Value(dtype, bytes);
     }
 }

@@ -1,0 +1,148 @@
+//! The optimiser as graph: from gradients to the next parameters, in place.
+//!
+//! What is known at the step (gradients, their norm) is computed there; the update belongs to the epilogue, so that the host may look at the loss and the
+//! norm between the two, and leave an update out. Everything that lives on is a state: `adam.m.<p>`, `adam.v.<p>` and `adam.count.<p>` of every
+//! parameter `<p>` that is trained, `ema.<p>` where an average is kept, `sum.<p>` where gradients of several steps are added up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ccl_ir::ops::{AdamW, Binary, BinaryKind, Concat, Reduce, Reshape};
+use ccl_ir::{Binding, Graph, IrError, TensorType, Value};
+
+use crate::differentiate::GRADIENT;
+use crate::error::PassError;
+use crate::record::Record;
+
+/// Epilogue input `rates [groups]`: the learning rate of each group.
+pub const RATES: &str = "rates";
+/// Epilogue input, a number: gradients are multiplied by it before they are used (clipping, loss scale, number of batches).
+pub const SCALE: &str = "scale";
+/// Epilogue input, a number: how far averages move towards the new parameters.
+pub const AVERAGE: &str = "average";
+/// Step input, a number: what stays of the sums of gradients so far: 0 in the first batch of an update, 1 in the others.
+pub const KEEP: &str = "keep";
+/// Step output: the sum of the squares of all gradients.
+pub const NORM: &str = "grad_norm_squared";
+
+/// How parameters are updated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Optimiser {
+    /// Decay of AdamW's first moment.
+    pub beta1: f64,
+    /// Decay of its second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay of each group of parameters.
+    pub decays: Vec<f64>,
+    /// Every parameter that is trained: its type, and its group.
+    pub parameters: BTreeMap<String, (TensorType, usize)>,
+    /// Whether averages of the parameters are kept.
+    pub average: bool,
+    /// Whether gradients of several steps are added up before an update.
+    pub accumulate: bool,
+}
+
+impl Optimiser {
+    /// The names of the parameters that are trained.
+    pub fn trained(&self) -> BTreeSet<String> {
+        self.parameters.keys().cloned().collect()
+    }
+
+    /// Every state that training keeps beside the parameters.
+    pub fn states(&self) -> Vec<(String, TensorType)> {
+        let mut out = Vec::new();
+        for (name, (ty, _)) in &self.parameters {
+            out.push((format!("adam.m.{name}"), ty.clone()));
+            out.push((format!("adam.v.{name}"), ty.clone()));
+            out.push((format!("adam.count.{name}"), TensorType::f32([])));
+            if self.accumulate {
+                out.push((format!("sum.{name}"), ty.clone()));
+            }
+            if self.average {
+                out.push((format!("ema.{name}"), ty.clone()));
+            }
+        }
+        out
+    }
+}
+
+/// Turns the outputs `grad.<p>` into updates of the states `<p>`, and adds the output `grad_norm_squared`. Parameters without a gradient stay as they are, and
+/// so do their moments; their averages move on.
+///
+/// # Errors
+/// When a gradient is of a parameter that has no group: a fault of the caller.
+pub fn run(graph: &Graph, optimiser: &Optimiser, record: &mut Record) -> Result<Graph, PassError> {
+    let mut g = graph.clone();
+    let gradients: Vec<(String, Value)> =
+        g.outputs.iter().filter_map(|o| Some((o.name.strip_prefix(GRADIENT)?.to_owned(), o.value))).collect();
+    g.outputs.retain(|o| !o.name.starts_with(GRADIENT));
+    add(&mut g, optimiser, &gradients).map_err(PassError::ir("optimise"))?;
+    let reason = format!("AdamW on {} parameters, in place", gradients.len());
+    record.applied("optimise", "update", "adam", reason, 0, 0);
+    Ok(g)
+}
+
+fn add(g: &mut Graph, optimiser: &Optimiser, gradients: &[(String, Value)]) -> Result<(), IrError> {
+    let scalar = || TensorType::f32([]);
+    let rates = g.input(RATES, TensorType::f32([optimiser.decays.len()]), Binding::Epilogue)?;
+    let scale = g.input(SCALE, scalar(), Binding::Epilogue)?;
+    let mut squares = Vec::new();
+    let mut next: BTreeMap<&str, Value> = BTreeMap::new();
+    for (name, gradient) in gradients {
+        let at = format!("adam/{name}");
+        let binary = |g: &mut Graph, kind, a, b| g.add(at.clone(), Binary { kind }, &[a, b]);
+        let parameter = g.state(name, g.ty(*gradient).clone())?;
+        let ty = g.ty(parameter).clone();
+        let mut gradient = *gradient;
+        if optimiser.accumulate {
+            let state = format!("sum.{name}");
+            let (sum, keep) = (g.state(&state, ty.clone())?, g.input(KEEP, scalar(), Binding::Step)?);
+            let kept = binary(g, BinaryKind::Mul, sum, keep)?;
+            gradient = binary(g, BinaryKind::Add, kept, gradient)?;
+            g.update(&state, gradient);
+        }
+        let square = binary(g, BinaryKind::Mul, gradient, gradient)?;
+        let square = g.add(at.clone(), Reduce::to([]), &[square])?;
+        squares.push(g.add(at.clone(), Reshape { shape: vec![1] }, &[square])?);
+        let [m, v, count] = ["m", "v", "count"].map(|part| format!("adam.{part}.{name}"));
+        let inputs =
+            [parameter, g.state(&m, ty.clone())?, g.state(&v, ty)?, g.state(&count, scalar())?, gradient, rates, scale];
+        let group = optimiser.parameters.get(name).map_or(usize::MAX, |(_, group)| *group);
+        let decay = optimiser.decays.get(group).copied().unwrap_or(f64::NAN);
+        let (beta1, beta2, eps) = (optimiser.beta1, optimiser.beta2, optimiser.eps);
+        let first = g.add(at, AdamW { beta1, beta2, eps, decay, group }, &inputs)?;
+        for (port, state) in [name, &m, &v, &count].into_iter().enumerate() {
+            g.update(state, Value { node: first.node, port: port as u8 });
+        }
+        next.insert(name, first);
+    }
+    if !squares.is_empty() {
+        let all = g.add("adam/norm", Concat { axis: 0 }, &squares)?;
+        let norm = g.add("adam/norm", Reduce::to([]), &[all])?;
+        g.output(NORM, norm, None);
+    }
+    if optimiser.average {
+        averages(g, optimiser, &next)?;
+    }
+    Ok(())
+}
+
+/// `ema + average (p - ema)` for every parameter, with its next value where there is one.
+fn averages(g: &mut Graph, optimiser: &Optimiser, next: &BTreeMap<&str, Value>) -> Result<(), IrError> {
+    let rate = g.input(AVERAGE, TensorType::f32([]), Binding::Epilogue)?;
+    for (name, (ty, _)) in &optimiser.parameters {
+        let (at, state) = (format!("ema/{name}"), format!("ema.{name}"));
+        let average = g.state(&state, ty.clone())?;
+        let parameter = match next.get(name.as_str()) {
+            Some(&v) => v,
+            None => g.state(name, ty.clone())?,
+        };
+        let binary = |g: &mut Graph, kind, a, b| g.add(at.clone(), Binary { kind }, &[a, b]);
+        let way = binary(g, BinaryKind::Sub, parameter, average)?;
+        let step = binary(g, BinaryKind::Mul, way, rate)?;
+        let moved = binary(g, BinaryKind::Add, average, step)?;
+        g.update(&state, moved);
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! Training (SPEC 9): plans that compute losses, gradients and updates.
+
+pub mod loss;
