@@ -19,6 +19,11 @@ struct Site<'a> {
 impl Site<'_> {
     /// Why `reader` cannot compute `v` on the fly, or nothing.
     fn obstacle(&self, v: Value, reader: NodeId) -> Option<&'static str> {
+        self.obstacle_to(v, reader, &self.graph.node(reader).types[0].shape)
+    }
+
+    /// The same for a reader that works through a shape of its own.
+    fn obstacle_to(&self, v: Value, reader: NodeId, shape: &[usize]) -> Option<&'static str> {
         if self.graph.outputs.iter().any(|o| o.value == v) {
             return Some("the value is a result");
         }
@@ -29,7 +34,7 @@ impl Site<'_> {
         if self.bindings[v.node.index()] != self.bindings[reader.index()] {
             return Some("the value is computed at another moment");
         }
-        if self.graph.ty(v).shape != self.graph.node(reader).types[0].shape {
+        if self.graph.ty(v).shape != shape {
             return Some("the value has another shape: it would be computed again for every repetition");
         }
         None
@@ -63,6 +68,10 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     // The chain of each elementwise node and its inputs in terms of the old graph.
     let mut known: Vec<Option<(Chain, Vec<Value>)>> = vec![None; graph.nodes().len()];
     for (id, node) in graph.iter() {
+        if let Op::Reduce(reduce) = &node.op {
+            sum(&site, &mut re, id, reduce, &known, record)?;
+            continue;
+        }
         let Some(mut chain) = single(&node.op) else {
             re.keep(id).map_err(PassError::ir("fuse"))?;
             continue;
@@ -111,6 +120,37 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         known[id.index()] = Some((chain, inputs));
     }
     Ok(re.finish())
+}
+
+/// A sum computes the chain that it sums, where nobody else reads it: what is summed is never stored.
+fn sum(
+    site: &Site<'_>,
+    re: &mut Rebuild,
+    id: NodeId,
+    reduce: &ops::Reduce,
+    known: &[Option<(Chain, Vec<Value>)>],
+    record: &mut Record,
+) -> Result<(), PassError> {
+    let node = site.graph.node(id);
+    let whole = node.inputs[0];
+    let inner = known[whole.node.index()].as_ref().filter(|_| reduce.chain.is_none());
+    let obstacle = inner.and_then(|_| site.obstacle_to(whole, id, &site.graph.ty(whole).shape));
+    let (op, inputs) = match (inner, obstacle) {
+        (Some((chain, inputs)), None) => {
+            let saved = 2 * site.graph.ty(whole).bytes() as i64;
+            let reason = format!("the sum of {} in one pass over memory", chain.formula());
+            record.applied("fuse", "sum", &node.at, reason, 0, -saved);
+            (ops::Reduce { chain: Some(chain.clone()), shape: reduce.shape.clone() }, inputs)
+        }
+        (_, obstacle) => {
+            if let Some(reason) = obstacle {
+                record.refused("fuse", "sum", &node.at, reason);
+            }
+            (reduce.clone(), &node.inputs)
+        }
+    };
+    let inputs: Vec<Value> = inputs.iter().map(|&v| re.get(v)).collect();
+    re.put(id, op.into(), &inputs).map(|_| ()).map_err(PassError::ir("fuse"))
 }
 
 /// Inputs that are one value are read once.

@@ -18,7 +18,7 @@ use crate::types::{DType, TensorType};
 /// - inputs: unit normal; `t` and `schedule` uniform in (0.1, 0.9); `step` a small row number, and that row of
 ///   `schedule` is `t`, so that a graph means the same before and after it reads the time from a schedule;
 ///   `x_len`, for an input `x [B, n, ..]`, a whole number from 1 to n; other `i32` inputs 0;
-/// - weights and states: normal over `sqrt(fan in)` where they have two or more dimensions; else `1 + 0.1 x` where the name
+/// - weights and states (absolute values where the name starts with `adam.`): normal over `sqrt(fan in)` where they have two or more dimensions; else `1 + 0.1 x` where the name
 ///   ends in `.weight`, and `0.1 x`.
 pub fn random_bindings(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor<f64>> {
     let mut out = BTreeMap::new();
@@ -26,7 +26,7 @@ pub fn random_bindings(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor<f64>
         let tensor = match &node.op {
             Op::Input(input) => Some((&input.name, input_values(graph, &input.name, &input.ty, seed))),
             Op::Weight(weight) => Some((&weight.name, weight_values(&weight.name, &weight.ty, seed))),
-            Op::State(state) => Some((&state.name, weight_values(&state.name, &state.ty, seed))),
+            Op::State(state) => Some((&state.name, state_values(&state.name, &state.ty, seed))),
             _ => None,
         };
         if let Some((name, tensor)) = tensor {
@@ -70,6 +70,12 @@ fn input_values(graph: &Graph, name: &str, ty: &TensorType, seed: u64) -> Tensor
         }
         _ => tensor(ty, |i| stream.normal(i)),
     }
+}
+
+/// A state is a weight, but for the optimiser's moments and counts, which are never below zero.
+fn state_values(name: &str, ty: &TensorType, seed: u64) -> Tensor<f64> {
+    let values = weight_values(name, ty, seed);
+    if name.starts_with("adam.") { values.map(f64::abs) } else { values }
 }
 
 fn weight_values(name: &str, ty: &TensorType, seed: u64) -> Tensor<f64> {

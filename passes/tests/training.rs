@@ -1,0 +1,146 @@
+//! Plans of training: gradients where they belong and nowhere else, and updates in place.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ccl_ir::plan::{Place, Region};
+use ccl_ir::{Binding, Graph, Op, Plan, TensorType};
+use ccl_model::{Config, Guidance, Spec, Task, answers, build_loss, tensors};
+use ccl_passes::differentiate::GRADIENT;
+use ccl_passes::{Optimiser, Options, Training, compile};
+use common::{about, small};
+
+fn loss(config: &Config, task: Task, tokens: usize) -> Graph {
+    let mut spec = Spec::new(task, "3x4x4@13".parse().unwrap(), Guidance::None);
+    (spec.text_tokens, spec.batch) = (tokens, 2);
+    build_loss(config, &spec).unwrap()
+}
+
+fn plan(config: &Config, task: Task, options: &Options) -> Plan {
+    let options = Options { schedule_rows: 0, ..options.clone() };
+    compile(&loss(config, task, 5), &answers(task, Guidance::None), about(), &options).unwrap()
+}
+
+fn optimiser(config: &Config, accumulate: bool) -> Optimiser {
+    let parameters = tensors(config).into_iter().map(|t| {
+        let group = usize::from(t.name.contains(".cca."));
+        (t.name, (TensorType::f32(t.shape), group))
+    });
+    Optimiser {
+        beta1: 0.9,
+        beta2: 0.99,
+        eps: 1e-8,
+        decays: vec![0.01, 0.0],
+        parameters: parameters.collect(),
+        average: true,
+        accumulate,
+    }
+}
+
+fn gradients(plan: &Plan) -> BTreeSet<&str> {
+    plan.outputs.iter().filter_map(|o| o.name.strip_prefix(GRADIENT)).collect()
+}
+
+#[test]
+fn no_pass_changes_a_loss_or_a_gradient() {
+    for extra in ["", r#", "window_center": "proportional", "window_edge": "shift""#, r#", "window_edge": "replicate""#]
+    {
+        let config = small(extra);
+        for task in Task::ALL.into_iter().filter(|t| extra.is_empty() || *t == Task::Joint) {
+            let options = Options { training: Some(Training::default()), validate: true, ..Options::default() };
+            plan(&config, task, &options);
+        }
+    }
+}
+
+#[test]
+fn raised_and_plain_forms_have_the_same_gradients() {
+    let config = small("");
+    for task in [Task::Joint, Task::A2v, Task::V2a, Task::T2av] {
+        let of = |raise| {
+            let options = Options { training: Some(Training::default()), raise, ..Options::default() };
+            plan(&config, task, &options)
+        };
+        assert_eq!(gradients(&of(true)), gradients(&of(false)), "{task}");
+    }
+}
+
+#[test]
+fn a_reference_stream_has_no_backward_pass() {
+    let config = small("");
+    for (task, reference) in [(Task::A2v, "audio"), (Task::V2a, "video")] {
+        let options = Options { training: Some(Training::default()), ..Options::default() };
+        let plan = plan(&config, task, &options);
+        let own = format!("{reference}.");
+        let strays: Vec<_> = gradients(&plan).into_iter().filter(|n| n.starts_with(&own)).collect();
+        assert!(strays.is_empty(), "{task}: {strays:?}");
+        let backward = format!("grad/cond/{reference}.");
+        let calls: Vec<_> = plan.calls(Binding::Step).iter().filter(|c| c.at.starts_with(&backward)).collect();
+        assert!(calls.is_empty(), "{task}: {} calls such as {:?}", calls.len(), calls[0].at);
+        // The keys' own weights do learn.
+        let other = if reference == "audio" { "video" } else { "audio" };
+        assert!(gradients(&plan).contains(format!("{other}.blocks.0.cca.k.weight").as_str()));
+    }
+}
+
+#[test]
+fn attention_is_recomputed_not_kept() {
+    let options = Options { training: Some(Training::default()), ..Options::default() };
+    let plan = plan(&small(""), Task::Joint, &options);
+    let count = |f: &dyn Fn(&Op) -> bool| plan.calls(Binding::Step).iter().filter(|c| f(&c.op)).count();
+    // Self and text attention of both streams, and both directions of the CCA, in each of two blocks.
+    assert_eq!(count(&|op| matches!(op, Op::AttentionGrad(_))), 8);
+    assert_eq!(count(&|op| matches!(op, Op::PartitionedContextAttentionGrad(_))), 4);
+    assert_eq!(count(&|op| matches!(op, Op::WindowGather(_) | Op::WindowScatter(_) | Op::Softmax(_))), 0);
+}
+
+#[test]
+fn updates_are_in_place_and_share_one_layout() {
+    let config = small("");
+    for accumulate in [false, true] {
+        let optimiser = optimiser(&config, accumulate);
+        let mut table: Vec<(String, TensorType)> =
+            optimiser.parameters.iter().map(|(name, (ty, _))| (name.clone(), ty.clone())).collect();
+        table.extend(optimiser.states());
+        let training = Training { only: None, optimiser: Some(optimiser) };
+        let options =
+            Options { training: Some(training), states: table.clone(), validate: !accumulate, ..Options::default() };
+        let mut offsets: BTreeMap<String, u64> = BTreeMap::new();
+        for task in [Task::Joint, Task::A2v, Task::V2a, Task::T2av] {
+            let plan = plan(&config, task, &options);
+            assert!(gradients(&plan).is_empty());
+            assert!(plan.output("grad_norm_squared").is_some() && plan.output("loss").is_some());
+            for s in &plan.states {
+                let offset = plan.buffers[s.buffer as usize].offset;
+                assert_eq!(*offsets.entry(s.name.clone()).or_insert(offset), offset, "{task}: {}", s.name);
+            }
+            let adam = plan.calls(Binding::Epilogue).iter().filter(|c| matches!(c.op, Op::AdamW(_)));
+            for call in adam {
+                for (input, output) in call.inputs.iter().zip(&call.outputs) {
+                    let at = |place| match place {
+                        Place::Buffer(b) => &plan.buffers[b as usize],
+                        Place::Weight(_) => panic!("{}: a weight", call.at),
+                    };
+                    let (from, to) = (at(input.place), at(output.place));
+                    assert_eq!((from.region, from.offset), (Region::State, to.offset), "{}", call.at);
+                }
+            }
+        }
+        // Between them the tasks read every state: nothing is kept in vain.
+        assert_eq!(offsets.len(), table.len());
+    }
+}
+
+#[test]
+fn only_what_is_trained_gets_a_gradient() {
+    let config = small("");
+    let only: BTreeSet<String> =
+        tensors(&config).into_iter().map(|t| t.name).filter(|n| n.starts_with("video.head.")).collect();
+    let whole = plan(&config, Task::Joint, &Options { training: Some(Training::default()), ..Options::default() });
+    let training = Training { only: Some(only.clone()), optimiser: None };
+    let part = plan(&config, Task::Joint, &Options { training: Some(training), ..Options::default() });
+    assert_eq!(gradients(&part), only.iter().map(String::as_str).collect());
+    // The forward pass, and next to nothing of the backward pass.
+    assert!(part.report.flops["step"] < whole.report.flops["step"] / 2);
+}
