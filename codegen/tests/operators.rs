@@ -10,7 +10,7 @@ use ccl_ir::ops::{
     Rope, Route, Slice, Softmax, Transpose, Unary, UnaryKind,
 };
 use ccl_ir::{Access, DType, Op, Operator, Sample, TensorType};
-use common::{Layout, Memory, check, inputs, run};
+use common::{Layout, Memory, check, inputs, run, run_over};
 
 /// All samples of the operators that are kernels.
 fn samples() -> Vec<Sample<Op>> {
@@ -59,6 +59,28 @@ fn results_may_overwrite_inputs_where_the_operator_says() {
         }
     }
     assert!(checked > 10, "{checked} samples work in place");
+}
+
+#[test]
+fn results_may_update_inputs_where_the_operator_says() {
+    let mut checked = 0;
+    for sample in samples() {
+        let types: Vec<&TensorType> = sample.inputs.iter().collect();
+        let outputs = sample.op.infer(&types).unwrap();
+        let over: Vec<(usize, usize)> =
+            (0..outputs.len()).filter_map(|output| Some((output, sample.op.updates(output)?))).collect();
+        let values = inputs(&sample, |_| Layout::Dense);
+        let apart = run(&sample.op, &values, &outputs, None, 2).unwrap();
+        // Each output alone, and all of them at once.
+        for over in over.iter().map(std::slice::from_ref).chain([&over[..]]).filter(|over| !over.is_empty()) {
+            let within = run_over(&sample.op, &values, &outputs, over, 2).unwrap();
+            for (a, b) in apart.iter().zip(&within) {
+                assert_eq!(a.bytes(), b.bytes(), "{:?} over {over:?}", sample.op);
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "{checked} updates in place");
 }
 
 /// A sample of `f32` inputs.

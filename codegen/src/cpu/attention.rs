@@ -29,15 +29,8 @@ pub unsafe fn attention(op: &Attention, inputs: &[View<'_>], outputs: &[View<'_>
     [q, k, v].iter().try_for_each(|view| check(Attention::NAME, view))?;
     let r = q.ty.rank();
     let (rows, keys) = (q.shape()[r - 3], k.shape()[r - 3]);
-    let mut count = keys;
-    if op.counted {
-        // SAFETY: the operator's last input is an i32 scalar.
-        let n = unsafe { *inputs[inputs.len() - 1].ptr.cast::<i32>() };
-        count = usize::try_from(n).ok().filter(|n| (1..=keys).contains(n)).ok_or_else(|| KernelError::BadValue {
-            op: Attention::NAME,
-            reason: format!("is told to use {n} keys, it takes from 1 to {keys}"),
-        })?;
-    }
+    // SAFETY: the caller's promise.
+    let count = if op.counted { unsafe { key_count(Attention::NAME, inputs, keys) }? } else { keys };
     // SAFETY: masks are dense f32.
     let mask = op.masked.then(|| unsafe { inputs[3].f32s() });
     let blocks = blocks(0..rows);
@@ -139,7 +132,7 @@ fn window_part(keys: &Range<usize>, context: usize) -> Range<usize> {
 }
 
 /// The term of each key's scores where a key counts more than once: `ln n` for `n` times.
-fn bias(group: &Group) -> Option<Vec<f32>> {
+pub(super) fn bias(group: &Group) -> Option<Vec<f32>> {
     if group.first + group.last <= 2 {
         return None;
     }
@@ -154,8 +147,24 @@ fn bias(group: &Group) -> Option<Vec<f32>> {
     Some(times.into_iter().map(|n| (n as f64).ln() as f32).collect())
 }
 
+/// The number of keys given at run time, the operator's last input.
+///
+/// # Errors
+/// When it is not from 1 to `keys`.
+///
+/// # Safety
+/// That input is a valid `i32` scalar.
+pub(super) unsafe fn key_count(op: &'static str, inputs: &[View<'_>], keys: usize) -> Result<usize, KernelError> {
+    // SAFETY: the caller's promise.
+    let n = unsafe { *inputs[inputs.len() - 1].ptr.cast::<i32>() };
+    usize::try_from(n).ok().filter(|n| (1..=keys).contains(n)).ok_or_else(|| KernelError::BadValue {
+        op,
+        reason: format!("is told to use {n} keys, it takes from 1 to {keys}"),
+    })
+}
+
 /// Refuses what the kernels cannot read.
-fn check(op: &'static str, view: &View<'_>) -> Result<(), KernelError> {
+pub(super) fn check(op: &'static str, view: &View<'_>) -> Result<(), KernelError> {
     let last = view.ty.rank() - 1;
     if view.shape()[last] > 1 && view.stride(last) != 1 {
         let reason = format!("over {} with channels {} apart: copy it first", view.ty, view.stride(last));
@@ -165,7 +174,7 @@ fn check(op: &'static str, view: &View<'_>) -> Result<(), KernelError> {
 }
 
 /// Cuts queries into blocks that a task takes.
-fn blocks(queries: Range<usize>) -> Vec<Range<usize>> {
+pub(super) fn blocks(queries: Range<usize>) -> Vec<Range<usize>> {
     let end = queries.end;
     queries.step_by(QUERIES).map(|start| start..end.min(start + QUERIES)).collect()
 }
@@ -173,7 +182,7 @@ fn blocks(queries: Range<usize>) -> Vec<Range<usize>> {
 /// Calls `task(batch, head, index)` for all batches and heads of `q [..., L, H, D]` and `index < tasks`, in parallel.
 /// Tasks that run one after the other should share memory: with `heads_last` they differ in the head first, otherwise
 /// in the index.
-fn for_each_task(q: &View<'_>, tasks: usize, heads_last: bool, task: impl Fn(usize, usize, usize) + Sync) {
+pub(super) fn for_each_task(q: &View<'_>, tasks: usize, heads_last: bool, task: impl Fn(usize, usize, usize) + Sync) {
     let r = q.ty.rank();
     let heads = q.shape()[r - 2];
     let batches: usize = q.shape()[..r - 3].iter().product();
@@ -184,13 +193,16 @@ fn for_each_task(q: &View<'_>, tasks: usize, heads_last: bool, task: impl Fn(usi
 }
 
 /// The rows of one batch and head of a view `[..., L, H, D]`.
-struct Rows {
-    ptr: *mut f32,
-    stride: usize,
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// Row 0.
+    pub ptr: *mut f32,
+    /// Distance between rows in elements.
+    pub stride: usize,
 }
 
 impl Rows {
-    fn new(view: &View<'_>, mut batch: usize, head: usize) -> Self {
+    pub fn new(view: &View<'_>, mut batch: usize, head: usize) -> Self {
         let r = view.ty.rank();
         let mut offset = head * view.stride(r - 2);
         for axis in (0..r - 3).rev() {
@@ -200,7 +212,8 @@ impl Rows {
         Self { ptr: view.ptr.cast::<f32>().wrapping_add(offset), stride: view.stride(r - 3) }
     }
 
-    fn row(&self, index: usize) -> *mut f32 {
+    /// Address of a row.
+    pub fn row(&self, index: usize) -> *mut f32 {
         self.ptr.wrapping_add(index * self.stride)
     }
 

@@ -40,11 +40,12 @@ impl Layout {
 
     /// The view as numpy's broadcasting repeats it to `shape`.
     pub fn broadcast(view: &View<'_>, shape: &[usize]) -> Self {
-        let skip = shape.len() - view.shape().len();
-        Self::new(shape.iter().enumerate().map(|(i, &size)| {
-            let own = i >= skip && view.shape()[i - skip] != 1;
-            (size, if own { view.stride(i - skip) } else { 0 })
-        }))
+        Self::new(broadcast(view, shape))
+    }
+
+    /// The rows of a view as broadcasting repeats them to `shape`: all dimensions but the last.
+    pub fn broadcast_rows(view: &View<'_>, shape: &[usize]) -> Self {
+        Self::new(broadcast(view, shape).take(shape.len().saturating_sub(1)))
     }
 
     /// Distance from the first element to the element at a row-major position.
@@ -68,6 +69,15 @@ impl Layout {
 /// Sizes and strides of a view.
 pub(super) fn dims<'a>(view: &'a View<'_>) -> impl Iterator<Item = (usize, usize)> + 'a {
     view.shape().iter().enumerate().map(|(i, &n)| (n, view.stride(i)))
+}
+
+/// Sizes of `shape` and the strides by which broadcasting repeats a view to it.
+fn broadcast<'a>(view: &'a View<'_>, shape: &'a [usize]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let skip = shape.len() - view.shape().len();
+    shape.iter().enumerate().map(move |(i, &size)| {
+        let own = i >= skip && view.shape()[i - skip] != 1;
+        (size, if own { view.stride(i - skip) } else { 0 })
+    })
 }
 
 /// A run of elements with one stride.

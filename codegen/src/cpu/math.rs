@@ -50,6 +50,51 @@ fn erfc(z: f32, square: f32) -> f32 {
     t * exp(p) * exp(-square)
 }
 
+/// `1 / (1 + e^-x)` and 1 minus it, both without cancellation.
+#[inline(always)]
+fn sigmoid(x: f32) -> (f32, f32) {
+    let small = exp(-x.abs());
+    let large = 1.0 / (1.0 + small);
+    let small = small * large;
+    if x < 0.0 { (small, large) } else { (large, small) }
+}
+
+/// `x` between `-20` and `20`, beyond which the derivatives of GELU are 0 and 1; NaN stays.
+#[inline(always)]
+fn near(x: f32) -> f32 {
+    let x = if x < -20.0 { -20.0 } else { x };
+    if x > 20.0 { 20.0 } else { x }
+}
+
+/// Derivative of [`silu`].
+#[inline(always)]
+fn silu_grad(x: f32) -> f32 {
+    let (s, rest) = sigmoid(x);
+    s * (x * rest + 1.0)
+}
+
+/// Derivative of [`gelu_tanh`], which is `x s(2 u)` with the sigmoid `s`: `s (1 + x (1 - s) 2 u')`.
+#[inline(always)]
+fn gelu_tanh_grad(x: f32) -> f32 {
+    const LINEAR: f32 = 1.595_769;
+    const CUBIC: f32 = 0.071_354_814;
+    let x = near(x);
+    let (s, rest) = sigmoid(x * (CUBIC * x).mul_add(x, LINEAR));
+    s * (x * rest * (3.0 * CUBIC * x).mul_add(x, LINEAR) + 1.0)
+}
+
+/// Derivative of [`gelu_erf`]: the normal distribution function and `x` times its density.
+#[inline(always)]
+fn gelu_erf_grad(x: f32) -> f32 {
+    /// `1 / sqrt(2 pi)`.
+    const DENSITY: f32 = 0.398_942_3;
+    let x = near(x);
+    let square = 0.5 * x * x;
+    let lower = 0.5 * erfc(x.abs() * std::f32::consts::FRAC_1_SQRT_2, square);
+    let below = if x < 0.0 { lower } else { 1.0 - lower };
+    (DENSITY * x).mul_add(exp(-square), below)
+}
+
 /// An operand of an elementwise step.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Operand<'a> {
@@ -73,6 +118,9 @@ pub(super) fn unary(kind: UnaryKind, a: Operand<'_>, out: &mut [f32]) {
             UnaryKind::GeluTanh => map(a, out, gelu_tanh),
             UnaryKind::GeluErf => map(a, out, gelu_erf),
             UnaryKind::Exp => map(a, out, exp),
+            UnaryKind::SiluGrad => map(a, out, silu_grad),
+            UnaryKind::GeluTanhGrad => map(a, out, gelu_tanh_grad),
+            UnaryKind::GeluErfGrad => map(a, out, gelu_erf_grad),
         },
     }
 }
@@ -119,18 +167,24 @@ fn zip(a: Operand<'_>, b: Operand<'_>, out: &mut [f32], f: impl Fn(f32, f32) -> 
 /// To be called under [`vectorised`].
 #[inline(always)]
 pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum_pairs(row, row, |x, _| f(x))
+}
+
+/// [`sum`] of `f(x, y)` over two slices of equal length.
+#[inline(always)]
+pub(super) fn sum_pairs(row: &[f32], other: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     const LANES: usize = 32;
     let mut lanes = [0.0f32; LANES];
-    let (blocks, tail) = row.as_chunks::<LANES>();
-    for block in blocks {
-        for (lane, &x) in lanes.iter_mut().zip(block) {
-            *lane += f(x);
+    let ((blocks, tail), (others, other_tail)) = (row.as_chunks::<LANES>(), other.as_chunks::<LANES>());
+    for (block, other) in blocks.iter().zip(others) {
+        for i in 0..LANES {
+            lanes[i] += f(block[i], other[i]);
         }
     }
     // Apart from the others, which stay in registers because nothing indexes them by a length.
     let mut rest = [0.0f32; LANES];
-    for (lane, &x) in rest.iter_mut().zip(tail) {
-        *lane = f(x);
+    for ((lane, &x), &y) in rest.iter_mut().zip(tail).zip(other_tail) {
+        *lane = f(x, y);
     }
     for i in 0..LANES {
         lanes[i] += rest[i];
@@ -188,6 +242,10 @@ mod tests {
         match kind {
             UnaryKind::GeluErf => x * if x < 0.0 { lower } else { 1.0 - lower },
             UnaryKind::GeluTanh => gelu_tanh_f64(x),
+            UnaryKind::GeluErfGrad => {
+                let below = if x < 0.0 { lower } else { 1.0 - lower };
+                below + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
+            }
             _ => kind.apply(x),
         }
     }
@@ -211,6 +269,10 @@ mod tests {
         check(UnaryKind::Neg, -10.0, 10.0, |got, want| got == want);
         check(UnaryKind::Silu, -80.0, 80.0, relative);
         check(UnaryKind::Exp, -87.0, 88.0, relative);
+        // Derivatives cross zero: an absolute error there, a relative one where they are large.
+        for kind in [UnaryKind::SiluGrad, UnaryKind::GeluTanhGrad, UnaryKind::GeluErfGrad] {
+            check(kind, -30.0, 30.0, |got, want| (got - want).abs() <= 6e-7 * want.abs().max(0.5));
+        }
         for kind in [UnaryKind::GeluTanh, UnaryKind::GeluErf] {
             check(kind, -3.0, 20.0, relative);
             check(kind, -20.0, -3.0, |got, want| (got - want).abs() <= 1e-8);
@@ -224,6 +286,12 @@ mod tests {
             unary(kind, Operand::Slice(&[-1e4, 1e4, 0.0, f32::NAN]), &mut out);
             assert_eq!(out[..3], [0.0, 1e4, 0.0], "{kind:?}");
             assert!(out[3].is_nan(), "{kind:?}");
+        }
+        for kind in [UnaryKind::SiluGrad, UnaryKind::GeluTanhGrad, UnaryKind::GeluErfGrad] {
+            let mut out = [7.0; 6];
+            unary(kind, Operand::Slice(&[-1e4, 1e4, 0.0, f32::MIN, f32::MAX, f32::NAN]), &mut out);
+            assert_eq!(out[..5], [0.0, 1.0, 0.5, 0.0, 1.0], "{kind:?}");
+            assert!(out[5].is_nan(), "{kind:?}");
         }
     }
 

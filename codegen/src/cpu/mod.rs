@@ -4,7 +4,10 @@
 //! any number of threads, because work is cut into parts by the call's sizes alone; scratch memory bounded per thread,
 //! whatever the sizes; the host's best vector instructions, chosen at run time.
 
+mod adam_w;
 mod attention;
+mod attention_grad;
+mod attention_grad_tile;
 mod attention_tile;
 mod cast;
 mod elementwise;
@@ -13,11 +16,14 @@ mod linear;
 mod math;
 mod matmul;
 mod movement;
+mod norm_grad;
 mod norms;
 mod parallel;
 mod patches;
 mod product;
+mod reduce;
 mod rope;
+mod scatter;
 mod skinny;
 mod softmax_math;
 mod tables;
@@ -60,7 +66,7 @@ pub enum KernelError {
 /// # Safety
 /// The views are valid for the call, their types are what [`Op::infer`] takes and returns, outputs are dense and do not
 /// overlap anything else; the first output may be the same memory as input `i`, both dense and of one type, where
-/// [`Op::may_overwrite`]`(i)`. Nobody else writes any of the memory during the call.
+/// [`Op::may_overwrite`]`(i)`, and output `j` the same as the input that [`Op::updates`]`(j)` names. Nobody else writes any of the memory during the call.
 pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), KernelError> {
     check_types(op, inputs, outputs)?;
     // SAFETY: the caller's promise, handed on unchanged; element types have just been checked.
@@ -71,11 +77,12 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
                 return Err(KernelError::Unsupported { op: op.name(), reason });
             }
             Op::Constant(o) => tables::constant(o, outputs),
-            Op::Copy(_) | Op::Reshape(_) => movement::copy(inputs, outputs),
+            Op::Copy(_) | Op::Detach(_) | Op::Reshape(_) => movement::copy(inputs, outputs),
             Op::Transpose(o) => movement::transpose(o, inputs, outputs),
             Op::Slice(o) => movement::slice(o, inputs, outputs),
             Op::Expand(o) => movement::expand(o, inputs, outputs),
             Op::Concat(o) => movement::concat(o, inputs, outputs),
+            Op::Pad(o) => movement::pad(o, inputs, outputs),
             Op::Index(_) => movement::index(inputs, outputs)?,
             Op::Cast(_) => cast::cast(inputs, outputs),
             Op::Unary(o) => elementwise::unary(o, inputs, outputs),
@@ -89,7 +96,7 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
             Op::NormModulate(o) => norms::norm_modulate(o, inputs, outputs),
             Op::TimeFeatures(o) => tables::time_features(o, inputs, outputs),
             Op::RopeTable(o) => tables::rope_table(o, outputs),
-            Op::Rope(_) => rope::rope(inputs, outputs),
+            Op::Rope(o) => rope::rope(o, inputs, outputs),
             Op::RmsNormRope(o) => rope::rms_norm_rope(o, inputs, outputs),
             Op::Attention(o) => attention::attention(o, inputs, outputs)?,
             Op::PartitionedContextAttention(o) => attention::partitioned(o, inputs, outputs)?,
@@ -98,6 +105,12 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
             Op::WindowMask(o) => tables::window_mask(o, outputs),
             Op::Patchify(o) => patches::patchify(o, inputs, outputs),
             Op::Unpatchify(o) => patches::unpatchify(o, inputs, outputs),
+            Op::Reduce(o) => reduce::reduce(o, inputs, outputs),
+            Op::NormGrad(o) => norm_grad::norm_grad(o, inputs, outputs),
+            Op::AttentionGrad(o) => attention_grad::attention(o, inputs, outputs)?,
+            Op::PartitionedContextAttentionGrad(o) => attention_grad::partitioned(o, inputs, outputs)?,
+            Op::WindowScatter(o) => scatter::window_scatter(o, inputs, outputs),
+            Op::AdamW(o) => adam_w::adam_w(o, inputs, outputs),
         }
     }
     Ok(())
@@ -110,9 +123,12 @@ fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(),
         op,
         Op::Input(_)
             | Op::Weight(_)
+            | Op::State(_)
             | Op::Route(_)
             | Op::Constant(_)
             | Op::Copy(_)
+            | Op::Detach(_)
+            | Op::Pad(_)
             | Op::Reshape(_)
             | Op::Transpose(_)
             | Op::Slice(_)
@@ -127,6 +143,7 @@ fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(),
     let takes = |i: usize, dtype: DType| match op {
         _ if moves => true,
         Op::Attention(o) if o.counted && i + 1 == inputs.len() => true,
+        Op::AttentionGrad(o) if o.counted && i + 1 == inputs.len() => true,
         Op::Cast(_) => dtype.is_float(),
         Op::Linear(_) if i == 1 => dtype.is_float(),
         _ => dtype == DType::F32,

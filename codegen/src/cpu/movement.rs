@@ -1,7 +1,7 @@
 //! Operators that move elements unchanged, whatever their type: only its size matters.
 
 use ccl_ir::Operator;
-use ccl_ir::ops::{Concat, Expand, Index, Slice, Transpose, WindowGather};
+use ccl_ir::ops::{Concat, Expand, Index, Pad, Slice, Transpose, WindowGather};
 
 use super::KernelError;
 use super::layout::{Layout, dims};
@@ -91,7 +91,7 @@ pub(super) unsafe fn copy_strided(
     }
 }
 
-/// See [`ccl_ir::ops::Copy`] and [`ccl_ir::ops::Reshape`]: the same elements in order, densely packed.
+/// See [`ccl_ir::ops::Copy`], [`ccl_ir::ops::Detach`] and [`ccl_ir::ops::Reshape`]: the same elements in order, densely packed.
 ///
 /// # Safety
 /// As for [`super::run`].
@@ -158,6 +158,39 @@ pub(super) unsafe fn concat(op: &Concat, inputs: &[View<'_>], outputs: &[View<'_
         });
         column += len;
     }
+}
+
+/// See [`Pad`]; any element type, whose zero is zero bits.
+///
+/// # Safety
+/// As for [`super::run`].
+pub(super) unsafe fn pad(op: &Pad, inputs: &[View<'_>], outputs: &[View<'_>]) {
+    let (x, out) = (inputs[0], outputs[0]);
+    if out.elements() == 0 {
+        return;
+    }
+    // Elements of a run along the padded dimension and all below it: of the zeros before, the input, the result.
+    let below: usize = out.shape()[op.axis + 1..].iter().product();
+    let (before, len, width) = (op.before * below, x.shape()[op.axis] * below, out.shape()[op.axis] * below);
+    let (source, to) = (Source::new(&x, Layout::of(&x)), Shared(out.ptr));
+    chunks(out.elements(), |start, count| {
+        let mut at = start;
+        while at < start + count {
+            let (row, within) = (at / width, at % width);
+            let inside = (before..before + len).contains(&within);
+            let end = [before, before + len, width].into_iter().find(|&end| end > within).unwrap_or(width);
+            let n = (end - within).min(start + count - at);
+            // SAFETY: the dispatcher's promise; chunks do not overlap.
+            unsafe {
+                if inside {
+                    source.copy(row * len + within - before, n, to.at(at * source.size));
+                } else {
+                    to.slice_mut(at * source.size, n * source.size).fill(0);
+                }
+            }
+            at += n;
+        }
+    });
 }
 
 /// See [`ccl_ir::ops::Index`].

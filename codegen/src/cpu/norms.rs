@@ -30,7 +30,7 @@ unsafe fn each_row(x: &View<'_>, out: &View<'_>, row: impl Fn(usize, &[f32], &mu
 
 /// Mean and `1 / sqrt(var + eps)` of a row.
 #[inline(always)]
-fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
+pub(super) fn statistics(row: &[f32], eps: f32) -> (f32, f32) {
     let n = row.len() as f32;
     let mean = sum(row, |x| x) / n;
     let var = sum(row, |x| (x - mean) * (x - mean)) / n;
@@ -109,7 +109,7 @@ pub(super) unsafe fn rms_norm(op: &RmsNorm, inputs: &[View<'_>], outputs: &[View
         vectorised(
             #[inline(always)]
             || {
-                let scale = 1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt();
+                let scale = rms(x, eps);
                 for ((o, &x), &w) in out.iter_mut().zip(x).zip(weight) {
                     *o = x * scale * w;
                 }
@@ -120,12 +120,10 @@ pub(super) unsafe fn rms_norm(op: &RmsNorm, inputs: &[View<'_>], outputs: &[View
     unsafe { each_row(&inputs[0], &outputs[0], row) };
 }
 
-/// `1 / sqrt(mean(x²) + eps)`.
+/// `1 / sqrt(mean(x²) + eps)`. To be called under [`vectorised`].
+#[inline(always)]
 pub(super) fn rms(x: &[f32], eps: f32) -> f32 {
-    vectorised(
-        #[inline(always)]
-        || 1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt(),
-    )
+    1.0 / (sum(x, |x| x * x) / x.len() as f32 + eps).sqrt()
 }
 
 /// See [`ccl_ir::ops::Softmax`].

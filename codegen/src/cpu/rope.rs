@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use ccl_ir::ops::RmsNormRope;
+use ccl_ir::ops::{RmsNormRope, Rope};
 
 use super::layout::Layout;
 use super::math::vectorised;
@@ -8,16 +8,17 @@ use super::norms::rms;
 use super::parallel::{Shared, rows};
 use super::view::View;
 
-/// See [`ccl_ir::ops::Rope`]. Heads of `x` are packed, its other strides any.
+/// See [`Rope`]. Heads of `x` are packed, its other strides any.
 ///
 /// # Safety
 /// As for [`super::run`].
-pub(super) unsafe fn rope(inputs: &[View<'_>], outputs: &[View<'_>]) {
+pub(super) unsafe fn rope(op: &Rope, inputs: &[View<'_>], outputs: &[View<'_>]) {
     let (x, out) = (inputs[0], outputs[0]);
     let (length, heads, d) = (x.shape()[1], x.shape()[2], x.shape()[3]);
     if out.elements() == 0 {
         return;
     }
+    let sign = if op.inverse { -1.0 } else { 1.0 };
     let starts = Layout::rows(&x);
     let (from, to) = (Shared(x.ptr.cast::<f32>()), Shared(out.ptr.cast::<f32>()));
     // SAFETY: the table is dense; the caller's promise.
@@ -28,7 +29,7 @@ pub(super) unsafe fn rope(inputs: &[View<'_>], outputs: &[View<'_>]) {
             for row in token * heads..(token + 1) * heads {
                 // SAFETY: the dispatcher's promise; every task has its own tokens of the output.
                 let (x, out) = unsafe { (from.slice(starts.offset(row), d), to.slice_mut(row * d, d)) };
-                turn(x, turns, out);
+                turn(x, turns, sign, out);
             }
         }
     });
@@ -51,7 +52,10 @@ pub(super) unsafe fn rms_norm_rope(op: &RmsNormRope, inputs: &[View<'_>], output
             let turns = &table[token % length * d..][..d];
             // SAFETY: the dispatcher's promise; every task has its own tokens of the output.
             let (x, out) = unsafe { (from.slice(starts.offset(token), width), to.slice_mut(token * width, width)) };
-            let scale = rms(x, eps);
+            let scale = vectorised(
+                #[inline(always)]
+                || rms(x, eps),
+            );
             for head in 0..op.heads {
                 let part = head * d..(head + 1) * d;
                 turn_scaled(&x[part.clone()], &weight[part.clone()], scale, turns, &mut out[part]);
@@ -75,13 +79,14 @@ fn turn_scaled(x: &[f32], weight: &[f32], scale: f32, turns: &[f32], out: &mut [
     );
 }
 
-/// Turns the pairs of one head by their (cos, sin).
-fn turn(x: &[f32], turns: &[f32], out: &mut [f32]) {
+/// Turns the pairs of one head by their (cos, sign * sin).
+fn turn(x: &[f32], turns: &[f32], sign: f32, out: &mut [f32]) {
     let (x, turns, out) = (x.as_chunks::<2>().0, turns.as_chunks::<2>().0, out.as_chunks_mut::<2>().0);
     vectorised(
         #[inline(always)]
         || {
             for ((out, &[even, odd]), &[cos, sin]) in out.iter_mut().zip(x).zip(turns) {
+                let sin = sign * sin;
                 *out = [even * cos - odd * sin, even * sin + odd * cos];
             }
         },

@@ -122,7 +122,8 @@ impl Memory {
     }
 }
 
-/// Inputs of a sample: unit normal numbers, rounded to their type; what repeats has equal numbers.
+/// Inputs of a sample: unit normal numbers (or their absolute values), rounded to their type; what repeats has equal
+/// numbers.
 pub fn inputs(sample: &Sample<Op>, layout: impl Fn(usize) -> Layout) -> Vec<Memory> {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut integers = sample.integers.iter();
@@ -132,6 +133,7 @@ pub fn inputs(sample: &Sample<Op>, layout: impl Fn(usize) -> Layout) -> Vec<Memo
         let count = ty.elements() as usize;
         let values: Vec<f64> = match ty.dtype {
             DType::I32 => (0..count).map(|_| f64::from(*integers.next().unwrap())).collect(),
+            _ if sample.positive.contains(&i) => (0..count).map(|_| normal().abs()).collect(),
             _ => (0..count).map(|_| normal()).collect(),
         };
         // With stride 0 the last number written stays, and that is what the evaluation is given as well.
@@ -148,15 +150,27 @@ pub fn run(
     over: Option<usize>,
     threads: usize,
 ) -> Result<Vec<Memory>, KernelError> {
+    let over: Vec<(usize, usize)> = over.map(|input| (0, input)).into_iter().collect();
+    run_over(op, inputs, outputs, &over, threads)
+}
+
+/// [`run`] with each output of the pairs (output, input) written over that input.
+pub fn run_over(
+    op: &Op,
+    inputs: &[Memory],
+    outputs: &[TensorType],
+    over: &[(usize, usize)],
+    threads: usize,
+) -> Result<Vec<Memory>, KernelError> {
     let mut inputs = inputs.to_vec();
     let mut results: Vec<Memory> = outputs.iter().map(|ty| Memory::poisoned(ty, Layout::Dense)).collect();
-    if let Some(i) = over {
-        results[0].words.clone_from(&inputs[i].words);
+    for &(output, input) in over {
+        results[output].words.clone_from(&inputs[input].words);
     }
     let mut sources: Vec<View<'_>> = inputs.iter_mut().map(Memory::view).collect();
     let targets: Vec<View<'_>> = results.iter_mut().map(Memory::view).collect();
-    if let Some(i) = over {
-        sources[i].ptr = targets[0].ptr;
+    for &(output, input) in over {
+        sources[input].ptr = targets[output].ptr;
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     // SAFETY: views of live memory, outputs dense and apart, of the types that `infer` gave; `over` only where allowed.
