@@ -102,6 +102,8 @@ pub enum Kernel {
     Product(super::kernels::product::Product),
     /// See [`super::kernels::norm`].
     Norm(super::kernels::norm::Norm),
+    /// See [`super::kernels::norm_grad`].
+    NormGrad(super::kernels::norm_grad::NormGrad),
     /// See [`super::kernels::norm_rope`].
     NormRope(super::kernels::norm_rope::NormRope),
     /// See [`super::kernels::softmax`].
@@ -112,4 +114,10 @@ pub enum Kernel {
     TableRow(super::kernels::gather::TableRow),
     /// See [`super::kernels::gather::Windows`].
     Windows(super::kernels::gather::Windows),
+    /// See [`super::kernels::gather::Scatter`].
+    Scatter(super::kernels::gather::Scatter),
+    /// See [`super::kernels::sum`].
+    Sum(super::kernels::sum::Sum),
+    /// See [`super::kernels::adam_w`].
+    AdamW(super::kernels::adam_w::AdamW),
 }
