@@ -8,6 +8,7 @@ use cubecl::prelude::*;
 use super::blueprint::{Blueprint, Kernel};
 use super::kernels::adam_w::adam_w;
 use super::kernels::attention::attention;
+use super::kernels::attention_grad::attention_grad;
 use super::kernels::elementwise::elementwise;
 use super::kernels::gather::{scatter, table_row, windows};
 use super::kernels::merge::merge;
@@ -32,6 +33,9 @@ pub fn universal<E: Float>(
 ) {
     match comptime!(blueprint.kernel) {
         Kernel::Attention(a) => attention::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a)),
+        Kernel::AttentionGrad(a) => {
+            attention_grad::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a))
+        }
         Kernel::Merge(m) => merge::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(m)),
         Kernel::Elementwise(e) => elementwise::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(e)),
         Kernel::Product(p) => product::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(p)),

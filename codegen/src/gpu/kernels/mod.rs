@@ -2,6 +2,8 @@
 
 pub mod adam_w;
 pub mod attention;
+pub mod attention_grad;
+pub mod attention_grad_rows;
 pub mod attention_keys;
 pub mod elementwise;
 pub mod gather;

@@ -2,6 +2,7 @@
 
 mod adam_w;
 mod attention;
+mod attention_grad;
 mod elementwise;
 mod gather;
 mod norm;
@@ -43,6 +44,8 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         Op::AdamW(a) => adam_w::adam_w(call, target, a)?,
         Op::Attention(a) => attention::attention(call, target, a)?,
         Op::PartitionedContextAttention(p) => attention::partitioned(call, target, p)?,
+        Op::AttentionGrad(a) => attention_grad::attention(call, target, a)?,
+        Op::PartitionedContextAttentionGrad(p) => attention_grad::partitioned(call, target, p)?,
         Op::MergeAttention(_) => attention::merge(call, target)?,
         Op::Concat(c) => elementwise::concat(call, target, c.axis)?,
         Op::Patchify(p) => vec![elementwise::patchify(call, target, &p.patch)?],
