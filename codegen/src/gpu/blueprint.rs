@@ -94,6 +94,8 @@ pub struct Blueprint {
 pub enum Kernel {
     /// See [`super::kernels::attention`].
     Attention(super::kernels::attention::Attention),
+    /// See [`super::kernels::attention_grad`].
+    AttentionGrad(super::kernels::attention_grad::AttentionGrad),
     /// See [`super::kernels::merge`].
     Merge(super::kernels::merge::Merge),
     /// See [`super::kernels::elementwise`].
@@ -102,6 +104,8 @@ pub enum Kernel {
     Product(super::kernels::product::Product),
     /// See [`super::kernels::norm`].
     Norm(super::kernels::norm::Norm),
+    /// See [`super::kernels::norm_grad`].
+    NormGrad(super::kernels::norm_grad::NormGrad),
     /// See [`super::kernels::norm_rope`].
     NormRope(super::kernels::norm_rope::NormRope),
     /// See [`super::kernels::softmax`].
@@ -112,4 +116,10 @@ pub enum Kernel {
     TableRow(super::kernels::gather::TableRow),
     /// See [`super::kernels::gather::Windows`].
     Windows(super::kernels::gather::Windows),
+    /// See [`super::kernels::gather::Scatter`].
+    Scatter(super::kernels::gather::Scatter),
+    /// See [`super::kernels::sum`].
+    Sum(super::kernels::sum::Sum),
+    /// See [`super::kernels::adam_w`].
+    AdamW(super::kernels::adam_w::AdamW),
 }

@@ -6,15 +6,19 @@
 use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, Kernel};
+use super::kernels::adam_w::adam_w;
 use super::kernels::attention::attention;
+use super::kernels::attention_grad::attention_grad;
 use super::kernels::elementwise::elementwise;
-use super::kernels::gather::{table_row, windows};
+use super::kernels::gather::{scatter, table_row, windows};
 use super::kernels::merge::merge;
 use super::kernels::norm::norm;
+use super::kernels::norm_grad::norm_grad;
 use super::kernels::norm_rope::norm_rope;
 use super::kernels::product::product;
 use super::kernels::rope::rope;
 use super::kernels::softmax::softmax;
+use super::kernels::sum::sum;
 
 /// Expands to the kernel that the blueprint names.
 #[cube(launch_unchecked)]
@@ -29,14 +33,21 @@ pub fn universal<E: Float>(
 ) {
     match comptime!(blueprint.kernel) {
         Kernel::Attention(a) => attention::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a)),
+        Kernel::AttentionGrad(a) => {
+            attention_grad::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a))
+        }
         Kernel::Merge(m) => merge::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(m)),
         Kernel::Elementwise(e) => elementwise::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(e)),
         Kernel::Product(p) => product::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(p)),
         Kernel::Norm(n) => norm::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),
+        Kernel::NormGrad(n) => norm_grad::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),
         Kernel::NormRope(n) => norm_rope::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),
         Kernel::Softmax(s) => softmax::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
         Kernel::Rope(r) => rope::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(r)),
         Kernel::TableRow(t) => table_row::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(t)),
         Kernel::Windows(w) => windows::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(w)),
+        Kernel::Scatter(s) => scatter::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
+        Kernel::Sum(s) => sum::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
+        Kernel::AdamW(a) => adam_w::<E>(halves, floats, float_outs, sizes, comptime!(a)),
     }
 }

@@ -1,5 +1,5 @@
 //! Which keys the queries of a cube see, where they are, and bringing a tile of them to shared memory: parts of
-//! [`super::attention`].
+//! [`super::attention`] and of its gradient.
 //!
 //! Groups are computed from a partition's numbers as `ccl_ir::partition` defines them, so that no index is stored anywhere.
 
@@ -10,7 +10,7 @@ use ccl_ir::partition::Edge;
 use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::attention::{Attention, ROWS, Tile};
+use super::attention::{ROWS, Tile};
 use super::load;
 use crate::gpu::blueprint::Slot;
 
@@ -200,10 +200,11 @@ pub fn term<E: Float>(
     batch: u32,
     key: u32,
     to: u32,
-    #[comptime] a: Attention,
+    #[comptime] mask: Option<Slot>,
+    #[comptime] keys: Keys,
 ) -> f32 {
     let mut term = 0.0f32;
-    match comptime!(a.mask) {
+    match comptime!(mask) {
         Some(mask) => {
             if key < to {
                 let row = batch % *sizes.index(comptime!(at::MASK + 1));
@@ -213,7 +214,7 @@ pub fn term<E: Float>(
         }
         None => {}
     }
-    match comptime!(a.keys) {
+    match comptime!(keys) {
         Keys::Windows(Edge::Replicate) => {
             // The first key and the last may be the same.
             let tokens = *sizes.index(at::CONTEXT);

@@ -103,5 +103,18 @@ pub fn unary(x: f32, #[comptime] kind: UnaryKind) -> f32 {
             0.5 * x * (1.0 + inner.tanh())
         }
         UnaryKind::GeluErf => 0.5 * x * (1.0 + Erf::erf(x * 0.707_106_77)),
+        UnaryKind::SiluGrad => {
+            let s = 1.0 / (1.0 + (-x).exp());
+            s * (1.0 + x * (1.0 - s))
+        }
+        UnaryKind::GeluTanhGrad => {
+            let tanh = (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh();
+            let slope = 0.797_884_6 * (1.0 + 0.134_145 * x * x);
+            0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope
+        }
+        UnaryKind::GeluErfGrad => {
+            let below = 0.5 * (1.0 + Erf::erf(x * 0.707_106_77));
+            below + x * 0.398_942_3 * (-(0.5 * x * x)).exp()
+        }
     }
 }

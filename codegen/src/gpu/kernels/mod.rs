@@ -1,16 +1,21 @@
 //! The kernels, one file each. All read numbers as `f32` and store them in the type of their buffer.
 
+pub mod adam_w;
 pub mod attention;
+pub mod attention_grad;
+pub mod attention_grad_rows;
 pub mod attention_keys;
 pub mod elementwise;
 pub mod gather;
 pub mod merge;
 pub mod norm;
+pub mod norm_grad;
 pub mod norm_rope;
 pub mod product;
 pub mod reduce;
 pub mod rope;
 pub mod softmax;
+pub mod sum;
 pub mod walk;
 
 use cubecl::prelude::*;

@@ -21,6 +21,8 @@ pub struct Rope {
     pub table: Slot,
     /// Where the result goes.
     pub output: Slot,
+    /// Whether pairs are turned back.
+    pub inverse: bool,
 }
 
 /// The kernel.
@@ -43,6 +45,7 @@ pub fn rope<E: Float>(
         let odd = load::<E>(halves, floats, x + 1, comptime!(r.x));
         let cos = load::<E>(halves, floats, turn, comptime!(r.table));
         let sin = load::<E>(halves, floats, turn + 1, comptime!(r.table));
+        let sin = if comptime!(r.inverse) { -sin } else { sin };
         let out = (*sizes.index(comptime!(3 + 3 * rank)) + 2 * i) as usize;
         store::<E>(half_outs, float_outs, out, even * cos - odd * sin, comptime!(r.output));
         store::<E>(half_outs, float_outs, out + 1, even * sin + odd * cos, comptime!(r.output));

@@ -12,124 +12,136 @@ use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
 
 /// Widest head: a unit keeps its channels in registers.
-const WIDEST: usize = 256;
+pub(super) const WIDEST: usize = 256;
 /// Units of a cube that merges.
 const UNITS: u32 = 64;
 
 /// How queries see keys: what the kernel computes its groups from.
-struct Plan {
-    keys: Keys,
-    groups: usize,
+pub(super) struct Plan {
+    pub(super) keys: Keys,
+    pub(super) groups: usize,
     /// Most queries of a group.
-    queries: usize,
-    parts: usize,
-    context: usize,
+    pub(super) queries: usize,
+    pub(super) parts: usize,
+    pub(super) context: usize,
     per_frame: usize,
     /// Size of a window, and slope, offset and divisor of its centre.
     window: [usize; 4],
+    /// Positions of the mask and of the number of keys among the inputs.
+    pub(super) mask: Option<usize>,
+    pub(super) count: Option<usize>,
 }
 
-/// `Attention`: all queries are one group.
+impl Plan {
+    /// All queries are one group.
+    pub(super) fn whole(queries: usize, mask: Option<usize>, count: Option<usize>) -> Self {
+        let window = [0, 0, 0, 1];
+        Self { keys: Keys::All, groups: 1, queries, parts: 1, context: 0, per_frame: 0, window, mask, count }
+    }
+
+    /// A group is a frame.
+    ///
+    /// # Errors
+    /// When the kernel cannot count so far.
+    pub(super) fn partitioned(
+        args: &Args<'_>,
+        partition: &Partition,
+        parts: usize,
+        context: usize,
+    ) -> Result<Self, LowerError> {
+        let (keys, groups, queries, per_frame, window) = match *partition {
+            Partition::Windows { frames, tokens_per_frame, size, scale, offset, divisor, edge, length } => {
+                // The kernel computes windows with signed numbers.
+                let last = scale as u64 * frames as u64 + offset as u64;
+                let most = [last, size as u64, divisor as u64, length as u64, last + size as u64].into_iter().max();
+                if most > Some(i32::MAX as u64) {
+                    return Err(args.error(format!("windows of {size} tokens up to token {last} do not fit 31 bits")));
+                }
+                let window = [size, scale, offset, divisor];
+                (Keys::Windows(edge), frames, tokens_per_frame, tokens_per_frame, window)
+            }
+            Partition::NearestFrame { frames, tokens_per_frame, length } => {
+                if (frames as u64 + 1) * length as u64 + frames as u64 > u32::MAX.into() {
+                    return Err(args.error(format!("{length} tokens in {frames} frames do not fit 32 bits")));
+                }
+                (Keys::NearestFrame, frames, length.div_ceil(frames), tokens_per_frame, [0, 0, 0, 1])
+            }
+        };
+        Ok(Self { keys, groups, queries, parts, context, per_frame, window, mask: None, count: None })
+    }
+
+    /// Adds the sizes that attention and its gradient have in common. `blocks` are those of a group, `outputs` first elements.
+    ///
+    /// # Errors
+    /// When one does not fit.
+    pub(super) fn push(
+        &self,
+        args: &mut Args<'_>,
+        cubes: u64,
+        blocks: usize,
+        outputs: [u64; 2],
+    ) -> Result<(), LowerError> {
+        let call = args.call;
+        let shape = &call.inputs[0].ty.shape;
+        let r = shape.len();
+        let batches: usize = shape[..r - 3].iter().product();
+        let keys = call.inputs[1].ty.shape[r - 3];
+        args.size(cubes)?;
+        let (heads, queries) = (shape[r - 2], shape[r - 3]);
+        let header = [heads, queries, keys, batches, blocks, self.groups, self.parts, self.context, self.per_frame];
+        args.sizes(header.map(|n| n as u64))?;
+        args.sizes(self.window.map(|n| n as u64))?;
+        let mask = self.mask.map(|i| &call.inputs[i]);
+        let (first, rows) = mask.map_or((0, 1), |m| (m.offset, m.ty.elements() / keys as u64));
+        args.sizes([first, rows, self.count.map_or(0, |i| call.inputs[i].offset)])?;
+        args.sizes(outputs)?;
+        let sources = if self.context > 0 { 5 } else { 3 };
+        for i in 0..5 {
+            args.sizes(if i < sources { rows_of(&call.inputs[i]) } else { [0; 3] })?;
+        }
+        args.sizes(shape[..r - 3].iter().map(|&n| n as u64))?;
+        call.inputs[..3].iter().try_for_each(|o| args.sizes(o.strides[..r - 3].iter().copied()))
+    }
+}
+
+/// First element and strides of rows and heads.
+pub(super) fn rows_of(o: &Operand) -> [u64; 3] {
+    let r = o.ty.rank();
+    [o.offset, o.strides[r - 3], o.strides[r - 2]]
+}
+
+/// `Attention`.
 pub(super) fn attention(call: &Call, target: &Target, op: &Attention) -> Result<Vec<Launch>, LowerError> {
     let q = &call.inputs[0].ty;
-    let queries = q.shape[q.rank() - 3];
-    let plan = Plan { keys: Keys::All, groups: 1, queries, parts: 1, context: 0, per_frame: 0, window: [0, 0, 0, 1] };
-    let mask = op.masked.then_some(3);
-    let count = op.counted.then(|| call.inputs.len() - 1);
-    lower(call, target, &plan, mask, count)
+    let (mask, count) = (op.masked.then_some(3), op.counted.then(|| call.inputs.len() - 1));
+    lower(call, target, &Plan::whole(q.shape[q.rank() - 3], mask, count))
 }
 
-/// `PartitionedContextAttention`: a group is a frame.
+/// `PartitionedContextAttention`.
 pub(super) fn partitioned(
     call: &Call,
     target: &Target,
     op: &PartitionedContextAttention,
 ) -> Result<Vec<Launch>, LowerError> {
-    let args = Args::new(call, target);
-    let (parts, context) = (op.splits, call.inputs[3].ty.shape[0]);
-    let plan = match op.partition {
-        Partition::Windows { frames, tokens_per_frame, size, scale, offset, divisor, edge, length } => {
-            // The kernel computes windows with signed numbers.
-            let last = scale as u64 * frames as u64 + offset as u64;
-            let most = [last, size as u64, divisor as u64, length as u64, last + size as u64].into_iter().max();
-            if most > Some(i32::MAX as u64) {
-                return Err(args.error(format!("windows of {size} tokens up to token {last} do not fit 31 bits")));
-            }
-            Plan {
-                keys: Keys::Windows(edge),
-                groups: frames,
-                queries: tokens_per_frame,
-                parts,
-                context,
-                per_frame: tokens_per_frame,
-                window: [size, scale, offset, divisor],
-            }
-        }
-        Partition::NearestFrame { frames, tokens_per_frame, length } => {
-            if (frames as u64 + 1) * length as u64 + frames as u64 > u32::MAX.into() {
-                return Err(args.error(format!("{length} tokens in {frames} frames do not fit 32 bits")));
-            }
-            Plan {
-                keys: Keys::NearestFrame,
-                groups: frames,
-                queries: length.div_ceil(frames),
-                parts,
-                context,
-                per_frame: tokens_per_frame,
-                window: [0, 0, 0, 1],
-            }
-        }
-    };
-    lower(call, target, &plan, None, None)
+    let context = call.inputs[3].ty.shape[0];
+    let plan = Plan::partitioned(&Args::new(call, target), &op.partition, op.splits, context)?;
+    lower(call, target, &plan)
 }
 
-fn lower(
-    call: &Call,
-    target: &Target,
-    plan: &Plan,
-    mask: Option<usize>,
-    count: Option<usize>,
-) -> Result<Vec<Launch>, LowerError> {
+fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, LowerError> {
     if call.outputs[0].ty.elements() == 0 {
         return Ok(Vec::new());
     }
     let mut args = Args::new(call, target);
     let r = call.inputs[0].ty.rank();
     let shape = &call.inputs[0].ty.shape;
-    let [queries, heads, dim] = [shape[r - 3], shape[r - 2], shape[r - 1]];
-    let sources = if plan.context > 0 { 5 } else { 3 };
-    for (i, operand) in call.inputs[..sources].iter().enumerate() {
-        if !operand.has_packed_rows() {
-            return Err(args.error(format!("input {i} has channels that are not packed: copy it first")));
-        }
-    }
-    call.inputs.iter().chain(&call.outputs).try_for_each(|o| fits(&args, o))?;
-    let tile = tile(target, dim, plan.queries).ok_or_else(|| {
-        args.error(format!("heads of {dim} channels do not fit target {}, the widest have {WIDEST}", target.name))
-    })?;
+    let [heads, dim] = [shape[r - 2], shape[r - 1]];
+    readable(&args, if plan.context > 0 { 5 } else { 3 })?;
+    let tile = tile(target, dim, plan.queries).ok_or_else(|| too_wide(&args, dim))?;
     let batches: usize = shape[..r - 3].iter().product();
     let blocks = plan.queries.div_ceil(tile.queries as usize);
-    let cubes = [batches, plan.groups, heads, plan.parts, blocks].iter().fold(1u64, |n, &m| n.saturating_mul(m as u64));
-
-    args.size(cubes)?;
-    let keys = call.inputs[1].ty.shape[r - 3];
-    let header = [heads, queries, keys, batches, blocks, plan.groups, plan.parts, plan.context, plan.per_frame];
-    args.sizes(header.map(|n| n as u64))?;
-    args.sizes(plan.window.map(|n| n as u64))?;
-    let (first, rows) = mask.map_or((0, 1), |i| (call.inputs[i].offset, call.inputs[i].ty.elements() / keys as u64));
-    args.sizes([first, rows, count.map_or(0, |i| call.inputs[i].offset)])?;
-    args.sizes([call.outputs[0].offset, call.outputs[1].offset])?;
-    for i in 0..5 {
-        let rows = |o: &Operand| {
-            let r = o.ty.rank();
-            [o.offset, o.strides[r - 3], o.strides[r - 2]]
-        };
-        args.sizes(if i < sources { rows(&call.inputs[i]) } else { [0; 3] })?;
-    }
-    args.sizes(shape[..r - 3].iter().map(|&n| n as u64))?;
-    for operand in &call.inputs[..3] {
-        args.sizes(operand.strides[..r - 3].iter().copied())?;
-    }
+    let cubes = count([batches, plan.groups, heads, plan.parts, blocks]);
+    plan.push(&mut args, cubes, blocks, [call.outputs[0].offset, call.outputs[1].offset])?;
 
     let context = if plan.context > 0 { Some([args.input(3)?, args.input(4)?]) } else { None };
     let kernel = Blueprint {
@@ -137,8 +149,8 @@ fn lower(
         k: args.input(1)?,
         v: args.input(2)?,
         context,
-        mask: mask.map(|i| args.input(i)).transpose()?,
-        count: count.map(|i| args.input(i)).transpose()?,
+        mask: plan.mask.map(|i| args.input(i)).transpose()?,
+        count: plan.count.map(|i| args.input(i)).transpose()?,
         out: args.output(0)?,
         lse: args.output(1)?,
         keys: plan.keys,
@@ -146,6 +158,29 @@ fn lower(
         tile,
     };
     Ok(vec![args.launch(Kernel::Attention(kernel), cubes, [tile.columns, ROWS, 1])?])
+}
+
+/// Checks that the first operands have packed channels, and that all are within the kernel's index.
+///
+/// # Errors
+/// When they do not.
+pub(super) fn readable(args: &Args<'_>, sources: usize) -> Result<(), LowerError> {
+    for (i, operand) in args.call.inputs[..sources].iter().enumerate() {
+        if !operand.has_packed_rows() {
+            return Err(args.error(format!("input {i} has channels that are not packed: copy it first")));
+        }
+    }
+    args.call.inputs.iter().chain(&args.call.outputs).try_for_each(|o| fits(args, o))
+}
+
+/// The error of a head that no tile takes.
+pub(super) fn too_wide(args: &Args<'_>, dim: usize) -> LowerError {
+    args.error(format!("heads of {dim} channels do not fit target {}, the widest have {WIDEST}", args.target.name))
+}
+
+/// The number of cubes.
+pub(super) fn count<const N: usize>(sizes: [usize; N]) -> u64 {
+    sizes.iter().fold(1u64, |n, &m| n.saturating_mul(m as u64))
 }
 
 /// The largest tile for the target's shared memory. Few queries take few rows; wide heads go through it in chunks, few rather than

@@ -1,5 +1,7 @@
 //! Elementwise chains and everything that only moves elements.
 
+use ccl_ir::chain::{Arg, Instr};
+use ccl_ir::ops::{BinaryKind, Pad};
 use ccl_ir::plan::Call;
 use ccl_ir::{Chain, Op};
 
@@ -12,7 +14,17 @@ use crate::gpu::target::Target;
 /// Units of a cube.
 const UNITS: u32 = 64;
 
-/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy` and `Reshape`.
+/// A loop over all elements of a shape.
+struct Loop<'a> {
+    program: Program,
+    over: &'a [usize],
+    /// The program's inputs: which of the call's, and how they are walked.
+    inputs: Vec<(usize, Walk)>,
+    /// The same of the output.
+    output: (usize, Walk),
+}
+
+/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy`, `Detach` and `Reshape`.
 pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     let program = match &call.op {
         Op::Fused(f) => Program::of(&f.chain),
@@ -23,9 +35,21 @@ pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> 
     let shape = &call.outputs[0].ty.shape;
     let reshaped = matches!(call.op, Op::Reshape(_));
     let over = if reshaped { &call.inputs[0].ty.shape } else { shape };
-    let inputs: Vec<Walk> = call.inputs.iter().map(|o| Walk::broadcast(o, over)).collect();
-    let output = Walk { offset: 0, strides: dense(over) };
-    walk(call, target, program, over, inputs, output, 0..call.inputs.len())
+    let inputs = call.inputs.iter().map(|o| Walk::broadcast(o, over)).enumerate().collect();
+    launch(call, target, Loop { program, over, inputs, output: (0, at(0, over)) })
+}
+
+/// An input's elements, through a program of one input, into an output of its shape.
+pub(super) fn through(
+    call: &Call,
+    target: &Target,
+    program: Program,
+    input: usize,
+    output: usize,
+) -> Result<Launch, LowerError> {
+    let over = &call.outputs[output].ty.shape;
+    let walk = Walk::broadcast(&call.inputs[input], over);
+    launch(call, target, Loop { program, over, inputs: vec![(input, walk)], output: (output, at(0, over)) })
 }
 
 /// One copy for each input, into its part of the result.
@@ -36,8 +60,34 @@ pub(super) fn concat(call: &Call, target: &Target, axis: usize) -> Result<Vec<La
     for (i, operand) in call.inputs.iter().enumerate() {
         let output = Walk { offset: start * strides[axis], strides: strides.clone() };
         let input = Walk { offset: operand.offset, strides: operand.strides.clone() };
-        launches.push(walk(call, target, Program::copy(), &operand.ty.shape, vec![input], output, i..i + 1)?);
+        launches.push(copy(call, target, &operand.ty.shape, (i, input), output)?);
         start += operand.ty.shape[axis] as u64;
+    }
+    Ok(launches)
+}
+
+/// `Pad`: zeros before, a copy, zeros behind, as far as there are any.
+pub(super) fn pad(call: &Call, target: &Target, op: &Pad) -> Result<Vec<Launch>, LowerError> {
+    let from = &call.inputs[0];
+    let strides = dense(&call.outputs[0].ty.shape);
+    let zero = || {
+        let steps = vec![Instr::Binary(BinaryKind::Add, Arg::Const(0.0), Arg::Const(0.0))];
+        Program::of(&Chain { inputs: 0, steps })
+    };
+    let walk = |start: usize| Walk { offset: start as u64 * strides[op.axis], strides: strides.clone() };
+    let inside = from.ty.shape[op.axis];
+    let mut launches = Vec::new();
+    for (start, size) in [(0, op.before), (op.before + inside, op.after)] {
+        let mut over = from.ty.shape.clone();
+        over[op.axis] = size;
+        if !over.contains(&0) {
+            let output = (0, walk(start));
+            launches.push(launch(call, target, Loop { program: zero(), over: &over, inputs: Vec::new(), output })?);
+        }
+    }
+    if !from.ty.shape.contains(&0) {
+        let input = Walk { offset: from.offset, strides: from.strides.clone() };
+        launches.push(copy(call, target, &from.ty.shape, (0, input), walk(op.before))?);
     }
     Ok(launches)
 }
@@ -52,7 +102,7 @@ pub(super) fn view(call: &Call, target: &Target) -> Result<Launch, LowerError> {
         Op::Slice(s) => input.offset += s.start as u64 * from.strides[s.axis],
         _ => input = Walk::broadcast(from, over),
     }
-    walk(call, target, Program::copy(), over, vec![input], Walk { offset: 0, strides: dense(over) }, 0..1)
+    copy(call, target, over, (0, input), at(0, over))
 }
 
 /// Latents `[B, C, g1 p1, ..]` to tokens `[B, g.., C p..]`: a copy over `[B, g.., C, p..]`.
@@ -63,8 +113,7 @@ pub(super) fn patchify(call: &Call, target: &Target, patch: &[usize]) -> Result<
     let over: Vec<usize> = [&shape[..1], &grid, &shape[1..2], patch].concat();
     let coarse: Vec<u64> = strides[2..].iter().zip(patch).map(|(s, p)| s * *p as u64).collect();
     let input = [&strides[..1], &coarse, &strides[1..2], &strides[2..]].concat();
-    let output = Walk { offset: 0, strides: dense(&over) };
-    walk(call, target, Program::copy(), &over, vec![Walk { offset: from.offset, strides: input }], output, 0..1)
+    copy(call, target, &over, (0, Walk { offset: from.offset, strides: input }), at(0, &over))
 }
 
 /// Tokens `[B, g.., p.. C]` to latents `[B, C, g1 p1, ..]`: a copy over `[B, g.., p.., C]`.
@@ -72,34 +121,41 @@ pub(super) fn unpatchify(call: &Call, target: &Target, patch: &[usize], grid: &[
     let from = &call.inputs[0];
     let to = &call.outputs[0].ty.shape;
     let over: Vec<usize> = [&to[..1], grid, patch, &to[1..2]].concat();
-    let input = Walk { offset: from.offset, strides: dense(&over) };
     let strides = dense(to);
     let coarse: Vec<u64> = strides[2..].iter().zip(patch).map(|(s, p)| s * *p as u64).collect();
     let output = [&strides[..1], &coarse, &strides[2..], &strides[1..2]].concat();
-    walk(call, target, Program::copy(), &over, vec![input], Walk { offset: 0, strides: output }, 0..1)
+    copy(call, target, &over, (0, at(from.offset, &over)), Walk { offset: 0, strides: output })
 }
 
-/// A launch over all elements of `over`.
-fn walk(
+/// A dense walk.
+fn at(offset: u64, over: &[usize]) -> Walk {
+    Walk { offset, strides: dense(over) }
+}
+
+/// A copy of one input to the first output.
+fn copy(
     call: &Call,
     target: &Target,
-    program: Program,
     over: &[usize],
-    inputs: Vec<Walk>,
+    input: (usize, Walk),
     output: Walk,
-    operands: std::ops::Range<usize>,
 ) -> Result<Launch, LowerError> {
-    let mut dims: Vec<usize> = over.to_vec();
-    let mut walks = inputs;
+    launch(call, target, Loop { program: Program::copy(), over, inputs: vec![input], output: (0, output) })
+}
+
+fn launch(call: &Call, target: &Target, work: Loop<'_>) -> Result<Launch, LowerError> {
+    let mut dims: Vec<usize> = work.over.to_vec();
+    let (operands, mut walks): (Vec<usize>, Vec<Walk>) = work.inputs.into_iter().unzip();
+    let (result, output) = work.output;
     walks.push(output);
     collapse(&mut dims, &mut walks);
     let mut args = Args::new(call, target);
-    let slots = operands.map(|i| args.input(i)).collect::<Result<Vec<_>, _>>()?;
-    let out = args.output(0)?;
+    let inputs = operands.into_iter().map(|i| args.input(i)).collect::<Result<Vec<_>, _>>()?;
+    let output = args.output(result)?;
     let elements: u64 = dims.iter().map(|&n| n as u64).product();
     args.size(elements)?;
     args.sizes(dims.iter().map(|&n| n as u64))?;
     walks.iter().try_for_each(|w| w.push(&mut args, &dims, 0))?;
-    let kernel = Elementwise { rank: dims.len() as u32, inputs: slots, output: out, program };
+    let kernel = Elementwise { rank: dims.len() as u32, inputs, output, program: work.program };
     args.launch(Kernel::Elementwise(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
 }

@@ -1,12 +1,12 @@
 //! Rotary embedding, and elements chosen at run time or by a partition.
 
-use ccl_ir::Partition;
 use ccl_ir::partition::Edge;
 use ccl_ir::plan::Call;
+use ccl_ir::{Partition, ops};
 
 use super::walk::{Walk, collapse, fits};
 use crate::gpu::blueprint::{Class, Kernel};
-use crate::gpu::kernels::gather::{TableRow, Windows};
+use crate::gpu::kernels::gather::{Scatter, TableRow, Windows};
 use crate::gpu::kernels::rope::Rope;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
@@ -15,7 +15,7 @@ use crate::gpu::target::Target;
 const UNITS: u32 = 64;
 
 /// `Rope`: a walk over `[B, L, H, D/2]`.
-pub(super) fn rope(call: &Call, target: &Target) -> Result<Launch, LowerError> {
+pub(super) fn rope(call: &Call, target: &Target, op: &ops::Rope) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
     let (x, table) = (args.operand(0), args.operand(1));
     let mut dims = x.ty.shape.clone();
@@ -34,7 +34,13 @@ pub(super) fn rope(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     let first = args.result(0).offset;
     fits(&args, first.saturating_add(pairs.saturating_mul(2)))?;
     args.size(first)?;
-    let kernel = Rope { rank: dims.len() as u32, x: args.input(0)?, table: args.input(1)?, output: args.output(0)? };
+    let kernel = Rope {
+        rank: dims.len() as u32,
+        x: args.input(0)?,
+        table: args.input(1)?,
+        output: args.output(0)?,
+        inverse: op.inverse,
+    };
     args.launch(Kernel::Rope(kernel), pairs.div_ceil(UNITS.into()), [UNITS, 1, 1])
 }
 
@@ -66,7 +72,22 @@ pub(super) fn index(call: &Call, target: &Target) -> Result<Launch, LowerError> 
 /// `WindowGather`.
 pub(super) fn windows(call: &Call, target: &Target, partition: &Partition) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let keys = args.operand(0);
+    let elements = partitioned(&mut args, partition)?;
+    let kernel = Windows { keys: args.input(0)?, output: args.output(0)? };
+    args.launch(Kernel::Windows(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
+}
+
+/// `WindowScatter`.
+pub(super) fn scatter(call: &Call, target: &Target, partition: &Partition) -> Result<Launch, LowerError> {
+    let mut args = Args::new(call, target);
+    let elements = partitioned(&mut args, partition)?;
+    let kernel = Scatter { rows: args.input(0)?, output: args.output(0)? };
+    args.launch(Kernel::Scatter(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
+}
+
+/// The sizes of what walks a partition; returns the elements of the output.
+fn partitioned(args: &mut Args, partition: &Partition) -> Result<u64, LowerError> {
+    let from = args.operand(0);
     let (rows, seen) = partition.row_shape();
     // `start(r) = floor((scale r + offset) / divisor) step - half`, kept within `low - half ..= high - half`.
     let [scale, offset, divisor, step, half] = match *partition {
@@ -79,14 +100,14 @@ pub(super) fn windows(call: &Call, target: &Target, partition: &Partition) -> Re
     };
     let numerator = scale.saturating_mul(rows).saturating_add(offset);
     let last = (numerator / divisor).saturating_mul(step).saturating_add(seen).saturating_add(half);
-    fits(&args, numerator.max(last).max(partition.keys().saturating_add(half)) as u64)?;
-    let elements = call.outputs[0].ty.elements();
-    let [heads, width] = [keys.ty.shape[2], keys.ty.shape[3]];
+    fits(args, numerator.max(last).max(partition.keys().saturating_add(half)) as u64)?;
+    let output = args.result(0);
+    let elements = output.ty.elements();
     args.size(elements)?;
+    let [heads, width] = [from.ty.shape[from.ty.rank() - 2], from.ty.last()];
     let sizes = [rows, seen, heads, width, scale, offset, divisor, step, low, high, half, partition.keys()];
     args.sizes(sizes.map(|n| n as u64))?;
-    Walk { offset: keys.offset, strides: keys.strides.clone() }.push(&mut args, &keys.ty.shape, 0)?;
-    args.size(call.outputs[0].offset)?;
-    let kernel = Windows { keys: args.input(0)?, output: args.output(0)? };
-    args.launch(Kernel::Windows(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
+    Walk { offset: from.offset, strides: from.strides.clone() }.push(args, &from.ty.shape, 0)?;
+    args.size(output.offset)?;
+    Ok(elements)
 }

@@ -1,10 +1,13 @@
 //! From a plan's calls to launches.
 
+mod adam_w;
 mod attention;
+mod attention_grad;
 mod elementwise;
 mod gather;
 mod norm;
 mod product;
+mod sum;
 mod walk;
 
 use ccl_ir::Op;
@@ -33,11 +36,16 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
     let launches = match &call.op {
         // Angles are f64 (SPEC 2, 3): the host computes them, once per model or clip.
         Op::RopeTable(_) | Op::WindowMask(_) | Op::Constant(_) | Op::TimeFeatures(_) => return Ok(Lowered::Host),
-        Op::Fused(_) | Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Copy(_) | Op::Reshape(_) => {
+        Op::Fused(_) | Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Copy(_) | Op::Detach(_) | Op::Reshape(_) => {
             vec![elementwise::chain(call, target)?]
         }
+        Op::Pad(p) => elementwise::pad(call, target, p)?,
+        Op::Reduce(r) => vec![sum::reduce(call, target, r)?],
+        Op::AdamW(a) => adam_w::adam_w(call, target, a)?,
         Op::Attention(a) => attention::attention(call, target, a)?,
         Op::PartitionedContextAttention(p) => attention::partitioned(call, target, p)?,
+        Op::AttentionGrad(a) => attention_grad::attention(call, target, a)?,
+        Op::PartitionedContextAttentionGrad(p) => attention_grad::partitioned(call, target, p)?,
         Op::MergeAttention(_) => attention::merge(call, target)?,
         Op::Concat(c) => elementwise::concat(call, target, c.axis)?,
         Op::Patchify(p) => vec![elementwise::patchify(call, target, &p.patch)?],
@@ -46,11 +54,13 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         Op::Linear(l) => vec![product::linear(call, target, l)?],
         Op::MatMul(m) => vec![product::mat_mul(call, target, m)?],
         Op::LayerNorm(_) | Op::RmsNorm(_) | Op::NormModulate(_) => vec![norm::norm(call, target)?],
+        Op::NormGrad(n) => vec![norm::norm_grad(call, target, n)?],
         Op::RmsNormRope(op) => vec![norm::rms_norm_rope(call, target, op)?],
         Op::Softmax(_) => vec![norm::softmax(call, target)?],
-        Op::Rope(_) => vec![gather::rope(call, target)?],
+        Op::Rope(r) => vec![gather::rope(call, target, r)?],
         Op::Index(_) => vec![gather::index(call, target)?],
         Op::WindowGather(w) => vec![gather::windows(call, target, &w.partition)?],
+        Op::WindowScatter(w) => vec![gather::scatter(call, target, &w.partition)?],
         other => {
             let problem = format!("target {} has no kernel for it", target.name);
             return Err(LowerError { op: other.name(), at: call.at.clone(), problem });

@@ -1,12 +1,13 @@
-//! What works on whole rows: normalisations and softmax.
+//! What works on whole rows: normalisations, their gradient, and softmax.
 
 use ccl_ir::Op;
-use ccl_ir::ops::RmsNormRope;
+use ccl_ir::ops::{self, RmsNormRope};
 use ccl_ir::plan::Call;
 
 use super::walk::{Walk, collapse, fits};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::norm::Norm;
+use crate::gpu::kernels::norm_grad::NormGrad;
 use crate::gpu::kernels::norm_rope::NormRope;
 use crate::gpu::kernels::softmax::Softmax;
 use crate::gpu::launch::{Args, Launch, LowerError};
@@ -66,6 +67,30 @@ pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
         output: args.output(0)?,
     };
     args.launch(Kernel::Norm(kernel), rows, [units, 1, 1])
+}
+
+/// `NormGrad`.
+pub(super) fn norm_grad(call: &Call, target: &Target, op: &ops::NormGrad) -> Result<Launch, LowerError> {
+    let mut args = Args::new(call, target);
+    let operands: Vec<usize> = (0..call.inputs.len()).collect();
+    let (rank, rows) = rows(&mut args, &operands)?;
+    let stats = args.result(1).offset;
+    fits(&args, stats.saturating_add(rows.saturating_mul(2)))?;
+    args.size(stats)?;
+    let units = units(target, call.inputs[0].ty.last());
+    let kernel = NormGrad {
+        rank,
+        units,
+        centered: op.centered,
+        eps: (op.eps as f32).to_bits(),
+        x: args.input(0)?,
+        g: args.input(1)?,
+        factor: if op.scaled { Some(args.input(2)?) } else { None },
+        one_plus: op.one_plus,
+        output: args.output(0)?,
+        stats: args.output(1)?,
+    };
+    args.launch(Kernel::NormGrad(kernel), rows, [units, 1, 1])
 }
 
 /// `RmsNormRope`.

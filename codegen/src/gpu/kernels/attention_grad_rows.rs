@@ -1,0 +1,249 @@
+//! Rows of [`super::attention_grad`]: where they are, which meet, and the products of a tile of them.
+
+use cubecl::prelude::*;
+
+use super::attention::{ROWS, Tile};
+use super::attention_grad::{AttentionGrad, Side};
+use super::attention_keys::{Group, Keys, Source, at, base, group};
+use super::load;
+use crate::gpu::blueprint::Slot;
+
+/// Where the sizes of the result are, its gradient's behind them, and the first element of the log-sum-exp, for `lead` leading dimensions.
+pub fn result_at(lead: usize) -> usize {
+    at::LEAD + 6 * lead
+}
+
+/// The rows of a batch entry and head: of a side's first or second operand.
+#[cube]
+pub fn rows(
+    sizes: &Sequence<u32>,
+    batch: u32,
+    head: u32,
+    #[comptime] lead: usize,
+    #[comptime] which: (Side, usize),
+) -> Source {
+    let (operand, number) = comptime!(match which {
+        (Side::Queries, 0) => (at::Q, 1usize),
+        (Side::Queries, _) => (result_at(lead) + 3, 5usize),
+        (Side::Keys, 0) => (at::K, 2usize),
+        (Side::Keys, _) => (at::V, 3usize),
+        (Side::Context, 0) => (at::CK, 0usize),
+        (Side::Context, _) => (at::CV, 0usize),
+    });
+    let run = if comptime!(which.0 == Side::Context) {
+        *sizes.index(operand) + head * *sizes.index(comptime!(operand + 2))
+    } else {
+        base(sizes, batch, head, lead, operand, number)
+    };
+    Source { run, stride: *sizes.index(comptime!(operand + 1)), context: 0u32, context_stride: 0u32, tokens: 0u32 }
+}
+
+/// Brings the rows `first .. end` to shared memory; 0 behind them.
+#[cube]
+pub fn keep<E: Float>(
+    halves: &Sequence<Box<[E]>>,
+    floats: &Sequence<Box<[f32]>>,
+    kept: &mut Shared<[f32]>,
+    source: &Source,
+    first: u32,
+    end: u32,
+    #[comptime] slot: Slot,
+    #[comptime] tile: Tile,
+) {
+    for i in 0..comptime!(tile.queries / ROWS) {
+        let row = UNIT_POS_Y + i * ROWS;
+        let from = source.run + (first + row) * source.stride;
+        for j in 0..comptime!(tile.dim.div_ceil(tile.columns)) {
+            let d = UNIT_POS_X + j * comptime!(tile.columns);
+            if d < comptime!(tile.dim) {
+                let mut value = 0.0f32;
+                if first + row < end {
+                    value = load::<E>(halves, floats, (from + d) as usize, slot);
+                }
+                kept[(row * comptime!(tile.query_stride()) + d) as usize] = value;
+            }
+        }
+    }
+}
+
+/// For the queries `first .. end` of a tile: the log-sum-exp, and behind it the sum of result times gradient. Ends with a barrier.
+#[cube]
+pub fn statistics<E: Float>(
+    halves: &Sequence<Box<[E]>>,
+    floats: &Sequence<Box<[f32]>>,
+    sizes: &Sequence<u32>,
+    shares: &mut Shared<[f32]>,
+    stats: &mut Shared<[f32]>,
+    batch: u32,
+    head: u32,
+    first: u32,
+    end: u32,
+    #[comptime] a: AttentionGrad,
+) {
+    let (tile, lead) = comptime!((a.tile, a.lead as usize));
+    let queries = comptime!(AttentionGrad::queries(a.side, &a.tile));
+    let result = base(sizes, batch, head, lead, comptime!(result_at(lead)), 4usize);
+    let gradient = rows(sizes, batch, head, lead, comptime!((Side::Queries, 1usize)));
+    for i in 0..comptime!(queries / ROWS) {
+        let row = UNIT_POS_Y + i * ROWS;
+        let mut sum = 0.0f32;
+        if first + row < end {
+            let o = result + (first + row) * *sizes.index(comptime!(result_at(lead) + 1));
+            let g = gradient.run + (first + row) * gradient.stride;
+            for j in 0..comptime!(tile.dim.div_ceil(tile.columns)) {
+                let d = UNIT_POS_X + j * comptime!(tile.columns);
+                if d < comptime!(tile.dim) {
+                    sum += load::<E>(halves, floats, (o + d) as usize, comptime!(a.o))
+                        * load::<E>(halves, floats, (g + d) as usize, comptime!(a.g));
+                }
+            }
+        }
+        shares[(row * comptime!(tile.columns) + UNIT_POS_X) as usize] = sum;
+    }
+    sync_cube();
+    if UNIT_POS_X == 0u32 {
+        for i in 0..comptime!(queries / ROWS) {
+            let row = UNIT_POS_Y + i * ROWS;
+            let mut total = 0.0f32;
+            for j in 0..comptime!(tile.columns) {
+                total += shares[(row * comptime!(tile.columns) + j) as usize];
+            }
+            let mut lse = 0.0f32;
+            if first + row < end {
+                let entry = batch * *sizes.index(at::HEADS) + head;
+                let place =
+                    entry * *sizes.index(at::QUERIES) + first + row + *sizes.index(comptime!(result_at(lead) + 6));
+                lse = load::<E>(halves, floats, place as usize, comptime!(a.lse));
+            }
+            stats[row as usize] = lse;
+            stats[(queries + row) as usize] = total;
+        }
+    }
+    sync_cube();
+}
+
+/// The keys that one query sees.
+#[cube]
+pub fn of_query(ints: &Sequence<Box<[i32]>>, sizes: &Sequence<u32>, query: u32, #[comptime] a: AttentionGrad) -> Group {
+    let index = match comptime!(a.keys) {
+        Keys::All => u32::new(0),
+        Keys::Windows(_) => query / *sizes.index(at::PER_FRAME),
+        // Queries behind the last are hidden; their product could be too large.
+        Keys::NearestFrame => {
+            let queries = *sizes.index(at::QUERIES);
+            min(query, queries) * *sizes.index(at::GROUPS) / queries
+        }
+    };
+    group(ints, sizes, index, comptime!(a.keys), comptime!(a.count))
+}
+
+/// From which query to which (behind the last) the block of keys from `first` on may be seen: those between see one of its keys or none.
+#[cube]
+pub fn met_queries(
+    ints: &Sequence<Box<[i32]>>,
+    sizes: &Sequence<u32>,
+    first: u32,
+    #[comptime] a: AttentionGrad,
+) -> (u32, u32) {
+    let queries = *sizes.index(at::QUERIES);
+    let end = min(first + comptime!(a.tile.queries), *sizes.index(at::KEYS));
+    match comptime!(a.keys) {
+        Keys::All => (u32::new(0), queries),
+        Keys::NearestFrame => {
+            let (frames, per) = (*sizes.index(at::GROUPS), *sizes.index(at::PER_FRAME));
+            let from = (first / per * queries).div_ceil(frames);
+            let to = ((max(end, 1u32) - 1u32) / per * queries + queries).div_ceil(frames);
+            (min(from, queries), max(min(to, queries), min(from, queries)))
+        }
+        Keys::Windows(_) => {
+            // Windows move on with the frames: those that overlap the block are neighbours.
+            let mut from = 0u32;
+            let mut to = 0u32;
+            for frame in 0..*sizes.index(at::GROUPS) {
+                let seen = group(ints, sizes, frame, comptime!(a.keys), comptime!(a.count));
+                if seen.key < end && seen.key + seen.keys > first {
+                    from = select(to == 0u32, seen.query, from);
+                    to = seen.query_end;
+                }
+            }
+            (from, to)
+        }
+    }
+}
+
+/// Adds the products of kept rows with chunk `c` of the walked rows.
+#[cube]
+pub fn dots(
+    sums: &mut Array<f32>,
+    kept: &Shared<[f32]>,
+    walked: &Shared<[f32]>,
+    #[comptime] c: u32,
+    #[comptime] tile: Tile,
+) {
+    let rows = comptime!((tile.queries / ROWS) as usize);
+    let columns = comptime!((tile.keys / tile.columns) as usize);
+    for d in 0..comptime!(tile.width(c)) {
+        let mut other = Array::<f32>::new(columns);
+        #[unroll]
+        for j in 0..columns {
+            let row = UNIT_POS_X + comptime!(j as u32 * tile.columns);
+            other[j] = walked[(row * comptime!(tile.key_stride()) + d) as usize];
+        }
+        #[unroll]
+        for r in 0..rows {
+            let row = UNIT_POS_Y + comptime!(r as u32 * ROWS);
+            let channel = d + comptime!(c * tile.chunk);
+            let value = kept[(row * comptime!(tile.query_stride()) + channel) as usize];
+            #[unroll]
+            for j in 0..columns {
+                sums[comptime!(r * columns + j)] += value * other[j];
+            }
+        }
+    }
+}
+
+/// Adds the walked rows' chunk `c`, weighted.
+#[cube]
+pub fn spread(
+    sums: &mut Array<f32>,
+    weights: &Shared<[f32]>,
+    walked: &Shared<[f32]>,
+    #[comptime] c: u32,
+    #[comptime] tile: Tile,
+) {
+    let rows = comptime!((tile.queries / ROWS) as usize);
+    let channels = comptime!(tile.channels() as usize);
+    let all = comptime!(tile.chunks() as usize * channels);
+    for other in 0..comptime!(tile.keys) {
+        let mut weight = Array::<f32>::new(rows);
+        #[unroll]
+        for r in 0..rows {
+            let row = UNIT_POS_Y + comptime!(r as u32 * ROWS);
+            weight[r] = weights[(row * comptime!(tile.score_stride()) + other) as usize];
+        }
+        #[unroll]
+        for d in 0..channels {
+            let channel = UNIT_POS_X + comptime!(d as u32 * tile.columns);
+            let value = walked[(other * comptime!(tile.key_stride()) + channel) as usize];
+            #[unroll]
+            for r in 0..rows {
+                sums[comptime!(r * all + c as usize * channels + d)] += weight[r] * value;
+            }
+        }
+    }
+}
+
+/// First element of a row of the first or second output, which are dense.
+#[cube]
+pub fn sum_place(
+    sizes: &Sequence<u32>,
+    entry: u32,
+    length: u32,
+    head: u32,
+    row: u32,
+    #[comptime] output: usize,
+    #[comptime] tile: Tile,
+) -> u32 {
+    let rows = (entry * length + row) * *sizes.index(at::HEADS) + head;
+    rows * comptime!(tile.dim) + *sizes.index(comptime!(at::OUT + output))
+}
