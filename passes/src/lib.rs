@@ -7,7 +7,8 @@
 //! 2. [`dead`]: what no output needs goes, weights included;
 //! 3. [`simplify`] and [`cse`]: neutral operations go, equal values are computed once, across guidance passes;
 //! 4. [`raise`]: plain patterns become `NormModulate` and `PartitionedContextAttention`;
-//! 5. [`differentiate`] and [`optimise`], in training: the backward pass, and the update of the parameters in place;
+//! 5. [`differentiate`], [`optimise`] and [`rematerialise`], in training: the backward pass, the update of the parameters in place, and what is computed
+//!    again rather than kept;
 //! 6. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
 //! 7. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
 //! 8. [`precision`] and [`split`], where the target asks for them: half precision activations, keys dealt out;
@@ -33,6 +34,7 @@ pub mod precision;
 pub mod raise;
 pub mod rebuild;
 pub mod record;
+pub mod rematerialise;
 pub mod simplify;
 pub mod specialise;
 pub mod split;

@@ -11,7 +11,8 @@ use crate::record::Record;
 use crate::specialise::Answers;
 use crate::validate::Validator;
 use crate::{
-    cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, simplify, specialise, split,
+    cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, rematerialise, simplify,
+    specialise, split,
 };
 
 /// Rows of the schedule that a plan holds. The prologue embeds all of them at once; a longer schedule runs the prologue again.
@@ -24,6 +25,8 @@ pub struct Training {
     pub only: Option<BTreeSet<String>>,
     /// How parameters are updated; `None`: gradients are outputs.
     pub optimiser: Option<Optimiser>,
+    /// How many blocks, from the first on, are computed again for their backward pass.
+    pub rematerialise: usize,
 }
 
 /// Settings of one compilation.
@@ -143,7 +146,13 @@ fn train(
         g = pass("optimise", &g, &|g, r| optimise::run(g, optimiser, r))?;
     }
     let g = pass("simplify", &g, &simplify::run)?;
-    pass("cse", &g, &cse::run)
+    let g = pass("cse", &g, &cse::run)?;
+    if training.rematerialise == 0 {
+        return Ok(g);
+    }
+    let g = pass("rematerialise", &g, &|g, r| rematerialise::run(g, training.rematerialise, r))?;
+    // The copies' last values may be the next block's only.
+    pass("dead", &g, &dead::run)
 }
 
 fn check_graph(graph: &Graph, pass: &'static str) -> Result<(), PassError> {

@@ -103,7 +103,7 @@ fn updates_are_in_place_and_share_one_layout() {
         let mut table: Vec<(String, TensorType)> =
             optimiser.parameters.iter().map(|(name, (ty, _))| (name.clone(), ty.clone())).collect();
         table.extend(optimiser.states());
-        let training = Training { only: None, optimiser: Some(optimiser) };
+        let training = Training { optimiser: Some(optimiser), ..Training::default() };
         let options =
             Options { training: Some(training), states: table.clone(), validate: !accumulate, ..Options::default() };
         let mut offsets: BTreeMap<String, u64> = BTreeMap::new();
@@ -138,9 +138,26 @@ fn only_what_is_trained_gets_a_gradient() {
     let only: BTreeSet<String> =
         tensors(&config).into_iter().map(|t| t.name).filter(|n| n.starts_with("video.head.")).collect();
     let whole = plan(&config, Task::Joint, &Options { training: Some(Training::default()), ..Options::default() });
-    let training = Training { only: Some(only.clone()), optimiser: None };
+    let training = Training { only: Some(only.clone()), ..Training::default() };
     let part = plan(&config, Task::Joint, &Options { training: Some(training), ..Options::default() });
     assert_eq!(gradients(&part), only.iter().map(String::as_str).collect());
     // The forward pass, and next to nothing of the backward pass.
     assert!(part.report.flops["step"] < whole.report.flops["step"] / 2);
+}
+
+#[test]
+fn rematerialised_blocks_take_less_memory_and_change_nothing() {
+    let config = small("");
+    let of = |rematerialise, validate| {
+        let training = Training { rematerialise, ..Training::default() };
+        plan(&config, Task::Joint, &Options { training: Some(training), validate, ..Options::default() })
+    };
+    let plans = [of(0, false), of(1, true), of(2, true)];
+    for pair in plans.windows(2) {
+        assert!(pair[1].report.flops["step"] > pair[0].report.flops["step"]);
+        assert_eq!(gradients(&pair[0]), gradients(&pair[1]));
+    }
+    assert!(plans[1].scratch_bytes < plans[0].scratch_bytes, "{} {}", plans[1].scratch_bytes, plans[0].scratch_bytes);
+    let events = plans[2].report.events.iter().filter(|e| e.pass == "rematerialise");
+    assert_eq!(events.map(|e| e.at.as_str()).collect::<BTreeSet<_>>(), BTreeSet::from(["blocks.0", "blocks.1"]));
 }
