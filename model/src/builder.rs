@@ -10,7 +10,7 @@ use ccl_ir::{Binding, DType, Graph, IrError, Op, TensorType, Value};
 
 use crate::build::Spec;
 use crate::clip::Grid;
-use crate::config::Config;
+use crate::config::{Config, CrossAttention};
 use crate::guidance::Pass;
 use crate::stream::Stream;
 
@@ -222,6 +222,10 @@ impl<'a> Builder<'a> {
     pub fn aligned(&self, stream: Stream) -> Positions {
         match stream {
             Stream::Video => self.axial(),
+            // Positions that mean no time: what the plain cross attention of the comparison has.
+            Stream::Audio if self.config.cross_attention == CrossAttention::Dense => {
+                Positions::Aligned { length: self.grid.length, frames: self.grid.length }
+            }
             Stream::Audio => Positions::Aligned { length: self.grid.length, frames: self.grid.frames },
         }
     }

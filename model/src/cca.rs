@@ -6,6 +6,7 @@ use ccl_ir::ops::{Attention, BinaryKind, Concat, Detach, Expand, WindowGather, W
 use ccl_ir::{IrError, Partition, Value};
 
 use crate::builder::{Added, Builder, Purpose};
+use crate::config::CrossAttention;
 use crate::guidance::{cross_flag, sees_flag};
 use crate::stream::Stream;
 use crate::tarp;
@@ -21,14 +22,35 @@ impl Builder<'_> {
         let q = self.normed_heads(m, module, "q", "norm_q", q)?;
         // q turns in every route, so that a stream behaves alike in all of them.
         let q = self.rope(module, q, self.aligned(m))?;
+        let sees = sees_flag(self.pass.name, m);
+        if self.config.cross_attention != CrossAttention::Context {
+            let o = self.gated_cross(m, module, q, other)?;
+            let sum = self.out(module, x, o, c.dim)?;
+            let seen = self.route(module, sees, sum, x)?;
+            return self.route(module, cross_flag(self.pass.name), seen, x);
+        }
         let context = self.context(m, module)?;
-        let windowed = self.windowed(m, module, q, other, context)?;
+        let windowed = self.windowed(m, module, q, other, Some(context))?;
         let alone = self.context_only(module, q, context)?;
-        let o = self.route(module, sees_flag(self.pass.name, m), windowed, alone)?;
-        let o = self.join_heads(module, o)?;
-        let o = self.linear(&format!("{module}.o"), o, c.dim)?;
-        let sum = self.binary(module, BinaryKind::Add, x, o)?;
+        let o = self.route(module, sees, windowed, alone)?;
+        let sum = self.out(module, x, o, c.dim)?;
         self.route(module, cross_flag(self.pass.name), sum, x)
+    }
+
+    /// `x` and the projected result of the attention.
+    fn out(&mut self, module: &str, x: Value, o: Value, dim: usize) -> Added {
+        let o = self.join_heads(module, o)?;
+        let o = self.linear(&format!("{module}.o"), o, dim)?;
+        self.binary(module, BinaryKind::Add, x, o)
+    }
+
+    /// What CCA is compared with: attention over the other stream alone, in windows or over all of it.
+    fn gated_cross(&mut self, m: Stream, module: &str, q: Value, other: Value) -> Added {
+        if self.config.cross_attention == CrossAttention::Windowed {
+            return self.windowed(m, module, q, other, None);
+        }
+        let (k, v) = self.cross_keys(m, module, other)?;
+        self.attend(module, q, k, v, None)
     }
 
     /// Keys and values of the context tokens, `[n, H, D]` each.
@@ -40,19 +62,24 @@ impl Builder<'_> {
         Ok((k, self.heads(module, v, c.heads)?))
     }
 
-    /// Attention over the other stream's tokens that the partition shows, and the context.
-    fn windowed(&mut self, m: Stream, module: &str, q: Value, other: Value, context: (Value, Value)) -> Added {
+    /// Keys and values of the other stream, `[B, L_o, H, D]` each.
+    fn cross_keys(&mut self, m: Stream, module: &str, other: Value) -> Result<(Value, Value), IrError> {
         let c = self.config.stream(m);
         let other = self.detached_reference(m.other(), module, other)?;
         let y = self.layer_norm(&format!("{module}.norm_other"), other, self.config.eps)?;
         let k = self.normed_heads(m, module, "k", "norm_k", y)?;
         let k = self.rope(module, k, self.aligned(m.other()))?;
         let v = self.linear(&format!("{module}.v"), y, c.dim)?;
-        let v = self.heads(module, v, c.heads)?;
+        Ok((k, self.heads(module, v, c.heads)?))
+    }
+
+    /// Attention over the other stream's tokens that the partition shows, and the context where there is one.
+    fn windowed(&mut self, m: Stream, module: &str, q: Value, other: Value, context: Option<(Value, Value)>) -> Added {
+        let (k, v) = self.cross_keys(m, module, other)?;
         let partition = tarp::partition(self.config, &self.grid, m);
-        let k = self.window(module, partition, k, context.0)?;
-        let v = self.window(module, partition, v, context.1)?;
-        let mask = WindowMask { partition, context: self.config.context_tokens(m) };
+        let k = self.window(module, partition, k, context.map(|c| c.0))?;
+        let v = self.window(module, partition, v, context.map(|c| c.1))?;
+        let mask = WindowMask { partition, context: context.map_or(0, |_| self.config.context_tokens(m)) };
         let mask = self.add(module, mask, &[])?;
         let shape = self.graph.ty(q).shape.clone();
         let (rows, _) = partition.row_shape();
@@ -72,8 +99,9 @@ impl Builder<'_> {
     }
 
     /// The windows of `x [B, L_o, H, D]`, each followed by the context `[n, H, D]`: `[B, rows, s + n, H, D]`.
-    fn window(&mut self, module: &str, partition: Partition, x: Value, context: Value) -> Added {
+    fn window(&mut self, module: &str, partition: Partition, x: Value, context: Option<Value>) -> Added {
         let seen = self.add(module, WindowGather { partition }, &[x])?;
+        let Some(context) = context else { return Ok(seen) };
         let (rows, _) = partition.row_shape();
         let shape = [&[self.spec.batch, rows][..], &self.graph.ty(context).shape].concat();
         let context = self.add(module, Expand { shape }, &[context])?;

@@ -108,6 +108,18 @@ pub enum WindowCenter {
     Proportional,
 }
 
+/// How the streams read each other. What the paper compares against, for comparisons (SPEC 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CrossAttention {
+    /// CCA: windows and learned context tokens; the task routes keys.
+    Context,
+    /// Windows without context tokens; a stream that sees no other has no cross attention (a binary gate).
+    Windowed,
+    /// All tokens of the other stream, audio token `j` at temporal position `j`; the same gate.
+    Dense,
+}
+
 /// Sizes of a model. Serde reads it as [`Config::from_json`] does, with the same checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value")]
@@ -138,13 +150,15 @@ pub struct Config {
     pub window_center: WindowCenter,
     /// What happens to windows at the clip's ends.
     pub window_edge: Edge,
+    /// How the streams read each other.
+    pub cross_attention: CrossAttention,
 }
 
 impl Config {
     /// Epsilon of the image embedding's layer norms (SPEC 2.4), whatever `eps` is.
     pub const IMAGE_EPS: f64 = 1e-5;
 
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 14] = [
         "video",
         "audio",
         "layers",
@@ -158,6 +172,7 @@ impl Config {
         "window_frames",
         "window_center",
         "window_edge",
+        "cross_attention",
     ];
 
     /// A model of these streams and defaults for the rest.
@@ -176,6 +191,7 @@ impl Config {
             window_frames: 3,
             window_center: WindowCenter::Paper,
             window_edge: Edge::Mask,
+            cross_attention: CrossAttention::Context,
         }
     }
 
@@ -207,6 +223,11 @@ impl Config {
         let d = Self::new(video, audio, f.size("layers", None)?);
         let centers = [("paper", WindowCenter::Paper), ("proportional", WindowCenter::Proportional)];
         let edges = [("mask", Edge::Mask), ("shift", Edge::Shift), ("replicate", Edge::Replicate)];
+        let forms = [
+            ("context", CrossAttention::Context),
+            ("windowed", CrossAttention::Windowed),
+            ("dense", CrossAttention::Dense),
+        ];
         Ok(Self {
             text_dim: f.size("text_dim", Some(d.text_dim))?,
             freq_dim: f.size("freq_dim", Some(d.freq_dim))?,
@@ -218,6 +239,7 @@ impl Config {
             window_frames: f.size("window_frames", Some(d.window_frames))?,
             window_center: f.word("window_center", &centers, d.window_center)?,
             window_edge: f.word("window_edge", &edges, d.window_edge)?,
+            cross_attention: f.word("cross_attention", &forms, d.cross_attention)?,
             ..d
         })
     }

@@ -40,7 +40,7 @@ mod training;
 
 pub use build::{Spec, build};
 pub use clip::{Clip, Grid};
-pub use config::{Config, StreamConfig, WindowCenter};
+pub use config::{Config, CrossAttention, StreamConfig, WindowCenter};
 pub use error::ModelError;
 pub use guidance::{Guidance, Mode, Pass, Prompt, answers};
 pub use stream::Stream;

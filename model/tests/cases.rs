@@ -9,7 +9,7 @@ use ccl_ir::interp::evaluate;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{Real, Tensor};
 use ccl_model::names::{canonical, detect};
-use ccl_model::{Clip, Guidance, Init, Spec, Stream, Task, answers, build, tensors};
+use ccl_model::{Clip, Config, CrossAttention, Guidance, Init, Spec, Stream, Task, answers, build, tensors};
 use common::{case_config, read, resolve, shared};
 
 type Values<T> = BTreeMap<String, Tensor<T>>;
@@ -28,7 +28,19 @@ fn spec(inputs: &Values<f64>, task: Task, guidance: Guidance, audio: usize) -> S
 
 /// Evaluates a task's part of the graph and compares every output with the expected tensor of the same stream.
 fn check<T: Real>(case: &str, spec: &Spec, values: &Values<f64>, expected: &Values<f64>, prefix: &str, bound: f64) {
-    let graph = build(&case_config(case), spec).unwrap();
+    check_config::<T>(&case_config(case), case, spec, values, expected, prefix, bound);
+}
+
+fn check_config<T: Real>(
+    config: &Config,
+    case: &str,
+    spec: &Spec,
+    values: &Values<f64>,
+    expected: &Values<f64>,
+    prefix: &str,
+    bound: f64,
+) {
+    let graph = build(config, spec).unwrap();
     let graph = resolve(&graph, &answers(spec.task, spec.guidance));
     let values: Values<T> = values.iter().map(|(k, v)| (k.clone(), v.convert())).collect();
     let got = evaluate(&graph, &values).unwrap();
@@ -93,6 +105,27 @@ fn shifted() {
 #[test]
 fn head128() {
     case("head128");
+}
+
+/// The plainer cross attentions that CCA is compared with, against a model in PyTorch's single precision.
+#[test]
+fn arms() {
+    let case = "cases/arms";
+    let inputs = read(&format!("{case}/inputs.safetensors"));
+    let expected = read(&format!("{case}/expected.safetensors"));
+    let mut values = read(&format!("{case}/weights.safetensors"));
+    values.extend(inputs.clone());
+    for stream in Stream::ALL {
+        values.insert(format!("reference.{stream}"), inputs[stream.name()].clone());
+    }
+    let audio = inputs["audio"].shape[2];
+    for (form, name) in [(CrossAttention::Windowed, "windowed"), (CrossAttention::Dense, "dense")] {
+        let config = Config { cross_attention: form, ..case_config(case) };
+        for task in Task::ALL {
+            let spec = spec(&inputs, task, Guidance::None, audio);
+            check_config::<f64>(&config, case, &spec, &values, &expected, &format!("{name}.{task}"), 1e-5);
+        }
+    }
 }
 
 /// A Wan2.1 checkpoint as the video stream of a fresh CCL model.

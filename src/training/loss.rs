@@ -9,6 +9,7 @@ use ccl_passes::differentiate::LOSS_SCALE;
 use ccl_passes::{Options, Training, compile};
 use ccl_runtime::HostTensor;
 use ccl_runtime::backend::Backend;
+use ccl_runtime::device::human_bytes;
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::learner::Learner;
 use ccl_runtime::session::Tensors;
@@ -72,6 +73,38 @@ pub fn plan_loss(config: &Config, request: &LossRequest) -> Result<Plan, Error> 
     let plan = compile(&graph, &answers(request.task, Guidance::None), about, &options)?;
     let calls: usize = plan.entries.values().map(Vec::len).sum();
     tracing::info!("planned {calls} calls of {} in {:.0} ms", request.task, begin.elapsed().as_secs_f64() * 1e3);
+    Ok(plan)
+}
+
+/// The same with as few blocks computed again for their backward pass as it takes to fit `bytes` of memory.
+///
+/// # Errors
+/// As for [`plan_loss`], and when the plan does not fit with all blocks computed again.
+pub fn plan_loss_within(config: &Config, request: &LossRequest, bytes: u64) -> Result<Plan, Error> {
+    let with = |rematerialise: usize| {
+        let training = request.training.clone().map(|t| Training { rematerialise, ..t });
+        plan_loss(config, &LossRequest { training, ..request.clone() })
+    };
+    let first = with(0)?;
+    if first.report.peak_bytes <= bytes {
+        return Ok(first);
+    }
+    // A block more never takes more memory, so that the fewest are found by halving.
+    let (mut too_few, mut enough, mut plan) = (0, config.layers, with(config.layers)?);
+    if plan.report.peak_bytes > bytes {
+        let [least, most] = [plan.report.peak_bytes, bytes].map(human_bytes);
+        let problem = "with every block computed again for its backward pass; take a smaller batch or clip";
+        return Err(Error::Failed(format!("a training step needs {least}, the budget is {most}, {problem}")));
+    }
+    while enough - too_few > 1 {
+        let middle = (too_few + enough) / 2;
+        let tried = with(middle)?;
+        if tried.report.peak_bytes <= bytes {
+            (enough, plan) = (middle, tried);
+        } else {
+            too_few = middle;
+        }
+    }
     Ok(plan)
 }
 
