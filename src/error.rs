@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use ccl_data::DataError;
 use ccl_ir::IrError;
 use ccl_model::ModelError;
 use ccl_passes::PassError;
 use ccl_runtime::RuntimeError;
+use ccl_world::WorldError;
 use thiserror::Error;
 
 /// What can go wrong in a command.
@@ -37,6 +39,17 @@ pub enum Error {
     /// Running failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A dataset cannot be used or made.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Latents or prompts are not of the bounce world.
+    #[error("{place}: {source}")]
+    World {
+        /// The file or option that they came from.
+        place: String,
+        /// What is wrong.
+        source: WorldError,
+    },
     /// A plan cannot be used.
     #[error(transparent)]
     Ir(#[from] IrError),
@@ -47,6 +60,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) | Error::Runtime(RuntimeError::Option { .. }) => 2,
+            Error::Data(DataError::Option { .. } | DataError::Runtime(RuntimeError::Option { .. })) => 2,
             Error::Spec(ModelError::Clip { .. } | ModelError::Spec(_)) => 2,
             _ => 1,
         }

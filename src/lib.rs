@@ -14,8 +14,10 @@ pub mod planning;
 pub mod running;
 pub mod training;
 
+pub use ccl_data as data;
 pub use ccl_ir as ir;
 pub use ccl_model as model;
 pub use ccl_passes as passes;
 pub use ccl_runtime as runtime;
+pub use ccl_world as world;
 pub use error::Error;

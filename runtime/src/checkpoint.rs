@@ -204,7 +204,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, RuntimeError> {
 }
 
 /// Whether a name means a file in the directory itself on every system.
-fn is_plain_name(name: &str) -> bool {
+pub fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
         && !name.contains(['/', '\\', ':'])

@@ -144,21 +144,39 @@ fn convert_from<S: Stored>(src: &[u8], to: DType, dst: &mut [u8]) -> Result<(), 
 
 fn convert_all<S: Stored, W: Wanted>(src: &[u8], dst: &mut [u8]) -> Result<(), NotStorable> {
     assert_eq!(src.len() / S::BYTES, dst.len() / W::BYTES, "sizes of conversion");
-    let bad = dst.par_chunks_mut(CHUNK * W::BYTES).zip(src.par_chunks(CHUNK * S::BYTES)).enumerate().find_map_first(
-        |(chunk, (dst, src))| {
-            let mut bad = None;
-            for (i, (to, from)) in dst.chunks_exact_mut(W::BYTES).zip(src.chunks_exact(S::BYTES)).enumerate() {
-                let value = S::read(from);
-                let rounded = W::round(value);
-                if !rounded.is_finite() && bad.is_none() {
-                    bad = Some(NotStorable { index: chunk * CHUNK + i, value: value.to_f64(), to: W::NAME });
-                }
-                rounded.write(to);
+    let convert_chunk = |(chunk, (dst, src)): (usize, (&mut [u8], &[u8]))| {
+        let mut bad = None;
+        for (i, (to, from)) in dst.chunks_exact_mut(W::BYTES).zip(src.chunks_exact(S::BYTES)).enumerate() {
+            let value = S::read(from);
+            let rounded = W::round(value);
+            if !rounded.is_finite() && bad.is_none() {
+                bad = Some(NotStorable { index: chunk * CHUNK + i, value: value.to_f64(), to: W::NAME });
             }
-            bad
-        },
-    );
+            rounded.write(to);
+        }
+        bad
+    };
+    let bad = if dst.len() <= CHUNK * W::BYTES {
+        // On this thread: a reader of many small tensors must not wait for threads that compute.
+        convert_chunk((0, (dst, src)))
+    } else {
+        let chunks = dst.par_chunks_mut(CHUNK * W::BYTES).zip(src.par_chunks(CHUNK * S::BYTES));
+        chunks.enumerate().find_map_first(convert_chunk)
+    };
     bad.map_or(Ok(()), Err)
+}
+
+/// The bytes of `src` as elements of type `to`, a float, little-endian.
+///
+/// # Errors
+/// The first value that is not finite or that `to` cannot hold.
+///
+/// # Panics
+/// When `to` is no float.
+pub fn narrow(src: &[f32], to: DType) -> Result<Vec<u8>, NotStorable> {
+    let mut dst = vec![0; src.len() * to.bytes() as usize];
+    convert(FileDType::F32, bytemuck::cast_slice(src), to, &mut dst)?;
+    Ok(dst)
 }
 
 /// Rounds `src` to elements of type `to`, which is a float; values too large become infinite.

@@ -82,7 +82,8 @@ impl FileDType {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The type with this name in a file's header.
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|d| d.name() == name)
     }
 }

@@ -33,7 +33,7 @@ impl Stream {
     }
 
     /// The normal values from index `start`, which is even, by Box and Muller's method.
-    pub(crate) fn normal_at(&self, start: usize, out: &mut [f32]) {
+    pub fn normal_at(&self, start: usize, out: &mut [f32]) {
         let mut words = self.words_at(start);
         for pair in out.chunks_mut(2) {
             let radius = (-2.0 * unit(words.next_u32()).ln()).sqrt();
@@ -45,7 +45,7 @@ impl Stream {
     }
 
     /// The values from index `start` that are uniform in (-1, 1).
-    pub(crate) fn uniform_at(&self, start: usize, out: &mut [f32]) {
+    pub fn uniform_at(&self, start: usize, out: &mut [f32]) {
         let mut words = self.words_at(start);
         out.iter_mut().for_each(|value| *value = (2.0 * unit(words.next_u32()) - 1.0) as f32);
     }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::error::RuntimeError;
 use crate::host::{HostData, HostTensor};
@@ -58,6 +58,35 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, HostTensor>) -> Res
 pub fn check_writable(path: &Path) -> Result<(), RuntimeError> {
     let target = target_of(path)?;
     temporary_beside(&target).map(drop).map_err(|e| RuntimeError::io(path, "write", e))
+}
+
+/// A new hidden directory beside `target`, to be filled and then renamed to it; it goes away with the value.
+///
+/// # Errors
+/// When `target` exists and is not an empty directory, or its parent does not exist or cannot be written. The message names `target`.
+pub fn temporary_directory_beside(target: &Path) -> Result<TempDir, RuntimeError> {
+    let fail = |e| RuntimeError::io(target, "write", e);
+    match fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => {}
+        Ok(false) => return Err(RuntimeError::file(target, "is not empty; name a new directory, or remove it first")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match target.file_name() {
+            Some(_) if parent_of(target).is_dir() => {}
+            Some(_) => {
+                let problem = "cannot write: its parent directory does not exist; create it first";
+                return Err(RuntimeError::file(target, problem));
+            }
+            None => return Err(RuntimeError::file(target, "is no name for a directory")),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            return Err(RuntimeError::file(target, "is a file; name a new directory"));
+        }
+        Err(e) => return Err(fail(e)),
+    }
+    let mut builder = Builder::new();
+    builder.prefix(".").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    builder.tempdir_in(parent_of(target)).map_err(|e| fail(e.kind().into()))
 }
 
 /// The file that is really meant: links are followed, so that the file behind them is replaced and they stay.

@@ -3,12 +3,14 @@
 pub mod args;
 pub mod bench;
 pub mod compile;
+pub mod data;
 pub mod devices;
 pub mod explain;
 pub mod forward;
 pub mod grad;
 pub mod log;
 pub mod prepare;
+pub mod progress;
 pub mod report;
 pub mod sample;
 pub mod verify;
@@ -54,6 +56,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure speed
     Bench(bench::Args),
+    /// Make, check and describe datasets
+    Data(data::Args),
 }
 
 /// Runs the command.
@@ -70,6 +74,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Grad(a) => grad::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
+        Command::Data(a) => data::run(a, cli.json),
     }
 }
 

@@ -2,18 +2,17 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ccl::error::Error;
 use ccl_runtime::denoise::{Denoise, Progress};
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::sampler::SamplerKind;
 use ccl_runtime::{RuntimeError, write};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
 use super::forward::written;
 use super::prepare::{add_scales, open_backend, prepare, start};
+use super::progress::Bar;
 
 /// Options of `ccl sample`.
 #[derive(clap::Args, Debug)]
@@ -74,7 +73,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
         other => other,
     })?;
-    let bar = bar(args.steps);
+    let bar = Bar::start("step", args.steps);
     let outputs = denoise.run(&mut session, &inputs, &mut |p: Progress| {
         if p.done == 0 {
             tracing::info!("prologue: {:.2} s", p.seconds);
@@ -86,52 +85,4 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let outputs = outputs?;
     write::write_tensors(&args.output, &outputs)?;
     written(&args.output, &outputs, json)
-}
-
-/// A bar with the step, the time a step takes and the time left, on standard error. Where that is no terminal, a line for every
-/// tenth of the work.
-fn bar(steps: usize) -> Steps {
-    use std::io::IsTerminal;
-    if !std::io::stderr().is_terminal() {
-        return Steps {
-            bar: None,
-            total: steps as u64,
-            begin: std::time::Instant::now(),
-            said: std::cell::Cell::new(0),
-        };
-    }
-    let bar = ProgressBar::new(steps as u64);
-    let style = ProgressStyle::with_template("step {pos}/{len} {wide_bar} {elapsed_precise}, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    Steps { bar: Some(bar), total: steps as u64, begin: std::time::Instant::now(), said: std::cell::Cell::new(0) }
-}
-
-struct Steps {
-    bar: Option<ProgressBar>,
-    total: u64,
-    begin: std::time::Instant,
-    said: std::cell::Cell<u64>,
-}
-
-impl Steps {
-    fn set_position(&self, done: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            return;
-        }
-        let tenth = done * 10 / self.total.max(1);
-        if done > 0 && tenth > self.said.get() {
-            self.said.set(tenth);
-            let elapsed = self.begin.elapsed().as_secs_f64();
-            let left = elapsed / done as f64 * (self.total - done) as f64;
-            super::log::note(&format!("step {done}/{}: {elapsed:.1} s, {left:.1} s left", self.total));
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
