@@ -9,6 +9,7 @@
 #![deny(missing_docs)]
 
 pub mod error;
+pub mod evaluation;
 pub mod model_dir;
 pub mod planning;
 pub mod running;
