@@ -13,6 +13,8 @@
 //! 8. [`layout`]: copies where a kernel cannot read a view;
 //! 9. [`lower`]: calls, order, buffers, offsets.
 //!
+//! [`stage`] counts work, traffic and memory after each of them, and [`law`](law()) says why a rule is right.
+//!
 //! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
 #![deny(missing_docs)]
 
@@ -21,6 +23,7 @@ pub mod dead;
 pub mod error;
 pub mod fuse;
 pub mod hoist;
+pub mod law;
 pub mod layout;
 pub mod lower;
 pub mod memory;
@@ -33,8 +36,10 @@ pub mod record;
 pub mod simplify;
 pub mod specialise;
 pub mod split;
+pub mod stage;
 pub mod validate;
 
 pub use error::PassError;
+pub use law::law;
 pub use pipeline::{Options, compile};
 pub use record::Record;
