@@ -63,6 +63,13 @@ impl Part {
         self.after.get(&entry).map_or(0, |c| c.flops)
     }
 
+    /// Operators of the plan in all entries.
+    pub fn planned(&self) -> BTreeMap<&'static str, usize> {
+        let mut sum = BTreeMap::new();
+        self.kernels.iter().for_each(|(&(_, op), n)| *sum.entry(op).or_default() += n);
+        sum
+    }
+
     /// What became of it.
     pub fn fate(&self) -> Fate {
         let step = self.after.get(&Binding::Step).is_some_and(|c| c.nodes > 0);
