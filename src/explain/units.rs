@@ -29,9 +29,16 @@ pub fn human_seconds(seconds: f64) -> String {
 pub fn human_rate(per_second: f64, unit: &str) -> String {
     let scales = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")];
     match scales.iter().find(|(scale, _)| per_second >= *scale) {
-        Some((scale, prefix)) => format!("{:.2} {prefix}{unit}", per_second / scale),
+        Some((scale, prefix)) => format!("{} {prefix}{unit}", three_digits(per_second / scale)),
         None => format!("{per_second:.0} {unit}"),
     }
+}
+
+/// A number below a thousand with three digits at most: `4.8`, `989`.
+fn three_digits(value: f64) -> String {
+    let digits = if value >= 99.95 { 0 } else if value >= 9.995 { 1 } else { 2 };
+    let text = format!("{value:.digits$}");
+    if digits == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').into() }
 }
 
 /// A difference with its sign in front; nothing for none.
@@ -57,6 +64,9 @@ pub fn percent(share: f64) -> String {
     }
 }
 
+/// What [`change`] says of a change too small for its digits.
+pub const NEARLY: &str = "≈";
+
 /// The change from `before` to `after` as a share of `before`, with its sign; nothing where it rounds to none.
 pub fn change(before: u64, after: u64) -> String {
     if before == after {
@@ -68,7 +78,7 @@ pub fn change(before: u64, after: u64) -> String {
     let p = 100.0 * (after as f64 / before as f64 - 1.0);
     let sign = if p < 0.0 { "−" } else { "+" };
     match p.abs() {
-        p if p < 0.05 => format!("{sign}< 0.1 %"),
+        p if p < 0.05 => NEARLY.into(),
         p if p >= 1000.0 => format!("×{:.0}", after as f64 / before as f64),
         p => format!("{sign}{p:.1} %"),
     }
@@ -99,9 +109,9 @@ mod tests {
         assert_eq!(ranges(&[3, 0, 1, 2, 5, 5]), "0–3, 5");
         assert_eq!(ranges(&[]), "");
         assert_eq!([change(10, 5), change(10, 10), change(0, 1)], ["−50.0 %", "", "new"]);
-        assert_eq!(change(100_000, 99_999), "−< 0.1 %");
+        assert_eq!(change(100_000, 99_999), NEARLY);
         assert_eq!([human_seconds(0.0015), human_seconds(600.0)], ["1.50 ms", "10.00 min"]);
-        assert_eq!(human_rate(2.5e12, "FLOP/s"), "2.50 TFLOP/s");
+        assert_eq!([2.5e12, 989e12, 1e9].map(|r| human_rate(r, "B/s")), ["2.5 TB/s", "989 TB/s", "1 GB/s"]);
         assert_eq!([percent(0.123), percent(0.0001), percent(0.0), percent(-0.1)], [
             "12.3 %", "< 0.1 %", "0.0 %", "−10.0 %"
         ]);

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::super::fold::{Fate, Group, Item, Part, groups};
 use super::super::units::{human_flops, percent};
 use super::Section;
-use super::parts::{blocks, delta, kind, mark, path, table};
+use super::parts::{blocks, delta, flops, kind, mark, path, table};
 
 /// The section.
 pub fn section(plan: &Plan) -> Section {
@@ -39,7 +39,7 @@ fn group(plan: &Plan, g: &Group, most: u64) -> Markup {
     let (needed, step) = (sum(&|p| p.needed.flops), sum(&|p| p.flops(Binding::Step)));
     html! {
         div.group {
-            h3 { code { (g.name) } " " span.soft { (human_flops(needed)) " → " (human_flops(step)) " a step" } }
+            h3 { code { (g.name) } @if needed + step > 0 { " " span.soft { (some(needed)) " → " (some(step)) " a step" } } }
             @for item in &g.items { (one(plan, item, &g.name, most)) }
         }
     }
@@ -65,12 +65,15 @@ fn one(plan: &Plan, item: &Item, group: &str, most: u64) -> Markup {
                 span.name { (if name.is_empty() { group } else { &name }) @if times > 1 { b.times { "×" (times) } } }
                 span.marks { (fate(&total)) }
                 span.work {
-                    @if needed + step + once > 0 { (human_flops(needed)) " → " (human_flops(step)) (delta(needed, step)) }
-                    @else { span.soft { (total.needed.nodes * item.times()) " operations" } }
+                    @if needed + step + once > 0 { (some(needed)) " → " (some(step)) (delta(needed, step)) }
+                    @else { span.soft { (operations(total.built.nodes * item.times())) } }
                 }
-                span.bars2 {
-                    span.bar.was style=(width(needed, most)) {}
-                    span.row { span.bar.step style=(width(step, most)) {} span.bar.prologue style=(width(once, most)) {} }
+                // A bar that would be a speck says nothing.
+                @if 200 * needed.max(step + once) > most {
+                    span.bars2 {
+                        span.bar.was style=(width(needed, most)) {}
+                        span.row { span.bar.step style=(width(step, most)) {} span.bar.prologue style=(width(once, most)) {} }
+                    }
                 }
             }
             (parts(item))
@@ -81,6 +84,15 @@ fn one(plan: &Plan, item: &Item, group: &str, most: u64) -> Markup {
 
 fn width(n: u64, most: u64) -> String {
     format!("width:{:.2}%", 100.0 * n as f64 / most as f64)
+}
+
+/// FLOPs in a sentence, where a dash would look like a minus.
+fn some(n: u64) -> String {
+    if n == 0 { "0".into() } else { human_flops(n) }
+}
+
+fn operations(n: usize) -> String {
+    if n == 1 { "1 operation".into() } else { format!("{n} operations") }
 }
 
 /// How a part is drawn.
@@ -132,9 +144,9 @@ fn parts(item: &Item) -> Markup {
                 th scope="row" { @if item.blocks.is_empty() { (path(&p.name)) } @else if p.name.is_empty() { "(between the parts)" } @else { (p.name) } }
                 td { (operators(p.operators.iter().map(|(name, &n)| (name.as_str(), n)))) }
                 td { (operators(p.planned().into_iter())) }
-                td.n { (human_flops(p.needed.flops)) @if p.built.flops != p.needed.flops { small.soft { "of " (human_flops(p.built.flops)) } } }
-                td.n { (human_flops(p.flops(Binding::Step))) }
-                td.n { (human_flops(once)) }
+                td.n { (flops(p.needed.flops)) @if p.built.flops != p.needed.flops { small.soft { "of " (flops(p.built.flops)) } } }
+                td.n { (flops(p.flops(Binding::Step))) }
+                td.n { (flops(once)) }
                 td { (fate(p)) }
             }
         }
@@ -155,7 +167,7 @@ fn calls(plan: &Plan, item: &Item) -> Markup {
     if list.is_empty() {
         return html! {};
     }
-    let flops: u64 = list.iter().map(|(_, _, c)| c.work().flops).sum();
+    let all: u64 = list.iter().map(|(_, _, c)| c.work().flops).sum();
     let head = html! { th { "Call" } th { "Operator" } th { "At" } th { "Result" } th.n { "Work" } th.n { "Share" } th.n { "Traffic" } };
     let body = html! {
         @for (entry, i, call) in &list {
@@ -165,14 +177,14 @@ fn calls(plan: &Plan, item: &Item) -> Markup {
                 td { i class=(kind(call.op.name()).0) {} (call.op.name()) }
                 td { code { (path(tail(&call.at, item))) } }
                 td { code { @for o in &call.outputs { (o.ty) " " } } }
-                td.n { @if w.flops > 0 { (human_flops(w.flops)) } @else { span.soft { "–" } } }
-                td.n { @if w.flops > 0 { (percent(w.flops as f64 / flops as f64)) } }
+                td.n { (flops(w.flops)) }
+                td.n { @if w.flops > 0 { (percent(w.flops as f64 / all as f64)) } }
                 td.n { (human_bytes(w.bytes)) }
             }
         }
     };
     let which = item.blocks.first().map_or(String::new(), |b| format!(" of block {b}"));
-    html! { details.calls { summary { (list.len()) " calls" (which) } (table(head, body)) } }
+    html! { details.calls { summary { (list.len()) @if list.len() == 1 { " call" } @else { " calls" } (which) } (table(head, body)) } }
 }
 
 /// A path inside its block.

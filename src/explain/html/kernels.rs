@@ -9,9 +9,9 @@ use maud::{Markup, html};
 use super::super::cost::{Bound, Machine};
 use super::super::kernels::{Kernel, carried, kernels};
 use super::super::trace::Trace;
-use super::super::units::{human_flops, human_rate, human_seconds, percent};
+use super::super::units::{human_rate, human_seconds, percent};
 use super::Section;
-use super::parts::{kind, table};
+use super::parts::{flops, kind, path, table};
 
 /// The section.
 pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section {
@@ -56,34 +56,34 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
     let all_measured: f64 = list.iter().filter_map(measured).sum();
     let head = html! {
         th { "Kernel" }
+        @if trace.is_some() { th { "Share" } th.n { "Measured" } th.n { "Rate" } }
+        th { @if trace.is_some() { "Estimated share" } @else { "Share" } }
+        th.n { "At least" }
+        th { "Bound by" }
         th.n { "Calls" }
         th.n { "Work" }
         th.n { "Traffic" }
         th.n { "FLOP/B" }
-        @if trace.is_some() { th.n { "Measured" } th { "Share" } th.n { "Rate" } }
-        th.n { "At least" }
-        th { @if trace.is_some() { "Estimated share" } @else { "Share" } }
-        th { "Bound by" }
     };
     let body = html! {
         @for k in &list {
             @let (seconds, bound) = estimates.get(k.name.as_str()).copied().unwrap_or((0.0, Bound::Memory));
             tr {
-                th scope="row" { i class=(kind(&k.name).0) {} (k.name) }
-                td.n { (k.count) }
-                td.n { @if k.flops > 0 { (human_flops(k.flops)) } @else { span.soft { "–" } } }
-                td.n { (human_bytes(k.bytes)) }
-                td.n { @if k.flops > 0 { (format!("{:.0}", k.flops as f64 / k.bytes.max(1) as f64)) } @else { span.soft { "–" } } }
+                th scope="row" { i class=(kind(&k.name).0) {} (path(&k.name)) }
                 @if trace.is_some() {
                     @if let Some(s) = measured(k) {
-                        td.n { (human_seconds(s)) }
                         td { (share(s / all_measured, kind(&k.name).0)) }
+                        td.n { (human_seconds(s)) }
                         td.n { (rate(k, s)) }
-                    } @else { td.n { "–" } td {} td {} }
+                    } @else { td {} td.n { "–" } td {} }
                 }
-                td.n { (human_seconds(seconds)) }
                 td { (share(seconds / total, kind(&k.name).0)) }
+                td.n { (human_seconds(seconds)) }
                 td { (bound.name()) }
+                td.n { (k.count) }
+                td.n { (flops(k.flops)) }
+                td.n { (human_bytes(k.bytes)) }
+                td.n { @if k.flops > 0 { (format!("{:.0}", k.flops as f64 / k.bytes.max(1) as f64)) } @else { span.soft { "–" } } }
             }
         }
     };

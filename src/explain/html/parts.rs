@@ -3,12 +3,12 @@
 use ccl_ir::Binding;
 use maud::{Markup, html};
 
-use super::super::units::{change, ranges};
+use super::super::units::{change, human_flops, ranges};
 
-/// A text that may break after each separator of a path.
+/// A text that may break after each separator of a path or a name.
 pub fn path(text: &str) -> Markup {
     html! {
-        @for (i, piece) in text.split_inclusive(['.', '/']).enumerate() {
+        @for (i, piece) in text.split_inclusive(['.', '/', '_']).enumerate() {
             @if i > 0 { wbr; }
             (piece)
         }
@@ -22,9 +22,18 @@ pub fn table(head: Markup, body: Markup) -> Markup {
 
 /// The change between two numbers: less is good.
 pub fn delta(before: u64, after: u64) -> Markup {
-    let class = if after < before { "good" } else { "bad" };
     let text = change(before, after);
+    let class = match after < before {
+        _ if text == super::super::units::NEARLY => "soft",
+        true => "good",
+        false => "bad",
+    };
     html! { @if !text.is_empty() { small class=(class) { (text) } } }
+}
+
+/// FLOPs, a dash for none.
+pub fn flops(n: u64) -> Markup {
+    html! { @if n == 0 { span.soft { "–" } } @else { (human_flops(n)) } }
 }
 
 /// A signed number that is good when it is negative.

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::super::units::human_flops;
 use super::Section;
-use super::parts::{delta, short, table};
+use super::parts::{delta, flops, short, table};
 
 /// The section.
 pub fn section(plan: &Plan) -> Section {
@@ -88,10 +88,10 @@ fn rows(stages: &[Stage], events: &[Event]) -> Markup {
             @let done = here.iter().filter(|e| e.applied).count();
             @let idle = i > 0 && Stage { pass: String::new(), ..s.clone() } == Stage { pass: String::new(), ..before.clone() };
             tr.idle[idle] {
-                th.pass scope="row" { (s.pass) small { (purpose(&s.pass)) } }
+                th.pass scope="row" title=(purpose(&s.pass)) { (s.pass) small { (purpose(&s.pass)) } }
                 td.n { (s.nodes) (delta(before.nodes as u64, s.nodes as u64)) }
-                td.n { (human_flops(step_flops(s))) (delta(step_flops(before), step_flops(s))) }
-                td.n { (human_flops(once_flops(s))) }
+                td.n { (flops(step_flops(s))) (delta(step_flops(before), step_flops(s))) }
+                td.n { (flops(once_flops(s))) }
                 td.n { (human_bytes(step_bytes(s))) (delta(step_bytes(before), step_bytes(s))) }
                 td.n { (human_bytes(s.peak_bytes)) (delta(before.peak_bytes, s.peak_bytes)) }
                 td.n { (number(done)) }

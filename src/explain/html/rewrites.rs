@@ -47,8 +47,10 @@ fn rule(r: &Rule) -> Markup {
                 span.name { (r.rule) span.soft { " · " (r.pass) } }
                 span.times { "×" (r.events.len()) }
                 @if r.applied {
-                    span.gains { (gain(r.flops(), human_flops)) " work" }
-                    span.gains { (gain(r.bytes(), human_bytes)) " traffic" }
+                    span.gains {
+                        @if r.flops() != 0 { span { (gain(r.flops(), human_flops)) " work" } }
+                        @if r.bytes() != 0 { span { (gain(r.bytes(), human_bytes)) " traffic" } }
+                    }
                 }
                 @if let Some(law) = law(r.pass, r.rule).filter(|_| r.applied) { span.law { (law) } }
                 @else if let Some(first) = places.first() { span.law.reason { (first.reason) } }

@@ -101,14 +101,23 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
                     }
                     @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step && d.share > 0.005) {
-                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d))) text-anchor="middle" { (d.kernel.name.replace('_', " ")) }
+                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d))) text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
                     }
                 }
-                @for v in tick(y) { span.ylabel style={ "top:" (up(v)) } { (human_rate(v, "FLOP/s").replace(".00", "")) } }
+                @for v in tick(y) { span.ylabel style={ "top:" (up(v)) } { (human_rate(v, "FLOP/s")) } }
                 @for v in tick(x) { span.xlabel style={ "left:" (across(v)) } { (axis(v)) } }
             }
             figcaption { output.tip aria-live="polite" { "FLOP for each byte" } }
         }
+    }
+}
+
+/// Which end of a label is at its dot, so that it stays on the plot.
+fn anchor(percent: f64) -> &'static str {
+    match percent {
+        p if p < 35.0 => "start",
+        p if p > 70.0 => "end",
+        _ => "middle",
     }
 }
 

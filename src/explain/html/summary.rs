@@ -104,6 +104,7 @@ fn memory(plan: &Plan) -> Markup {
             }
         }
         ul.legend { @for (name, n) in pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
+        @if let Some(s) = needed(plan) { p.note { "about " (human_bytes(s.peak_bytes)) " as specialised" } }
     };
     tile("Memory", &human_bytes(r.peak_bytes), below)
 }
