@@ -241,9 +241,8 @@ fn flatten(path: &str, value: &serde_json::Value, map: &mut BTreeMap<String, Str
 }
 
 fn ports(plan: &Plan) -> BTreeMap<String, String> {
-    let say = |what: &str, p: &ccl_ir::plan::Port| {
-        (format!("{what} {}", p.name), format!("{} {}", p.operand.ty, p.binding))
-    };
+    let say =
+        |what: &str, p: &ccl_ir::plan::Port| (format!("{what} {}", p.name), format!("{} {}", p.operand.ty, p.binding));
     plan.inputs.iter().map(|p| say("input", p)).chain(plan.outputs.iter().map(|p| say("output", p))).collect()
 }
 
@@ -280,9 +279,7 @@ fn by_kernel(plan: &Plan) -> BTreeMap<(Binding, String), Count> {
 }
 
 fn by_rule(plan: &Plan) -> BTreeMap<String, usize> {
-    let name = |r: &super::rules::Rule| {
-        format!("{}: {}{}", r.pass, r.rule, if r.applied { "" } else { " refused" })
-    };
+    let name = |r: &super::rules::Rule| format!("{}: {}{}", r.pass, r.rule, if r.applied { "" } else { " refused" });
     rules(&plan.report.events).iter().map(|r| (name(r), r.events.len())).collect()
 }
 

@@ -111,7 +111,10 @@ impl Trace {
             let call = plan.calls(t.entry).get(t.index);
             if !call.is_some_and(|c| c.op.name() == t.op && c.at == t.at) {
                 let (entry, index) = (t.entry, t.index);
-                return Err(format!("call {index} of {entry} is {} at {} in the trace and another in the plan: trace it again, for the plan's target", t.op, t.at));
+                return Err(format!(
+                    "call {index} of {entry} is {} at {} in the trace and another in the plan: trace it again, for the plan's target",
+                    t.op, t.at
+                ));
             }
             if !t.seconds.is_finite() || t.seconds < 0.0 {
                 return Err(format!("call {} has no time: {}", t.index, t.seconds));

@@ -36,7 +36,13 @@ pub fn human_rate(per_second: f64, unit: &str) -> String {
 
 /// A number below a thousand with three digits at most: `4.8`, `989`.
 fn three_digits(value: f64) -> String {
-    let digits = if value >= 99.95 { 0 } else if value >= 9.995 { 1 } else { 2 };
+    let digits = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.digits$}");
     if digits == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').into() }
 }
@@ -112,9 +118,10 @@ mod tests {
         assert_eq!(change(100_000, 99_999), NEARLY);
         assert_eq!([human_seconds(0.0015), human_seconds(600.0)], ["1.50 ms", "10.00 min"]);
         assert_eq!([2.5e12, 989e12, 1e9].map(|r| human_rate(r, "B/s")), ["2.5 TB/s", "989 TB/s", "1 GB/s"]);
-        assert_eq!([percent(0.123), percent(0.0001), percent(0.0), percent(-0.1)], [
-            "12.3 %", "< 0.1 %", "0.0 %", "−10.0 %"
-        ]);
+        assert_eq!(
+            [percent(0.123), percent(0.0001), percent(0.0), percent(-0.1)],
+            ["12.3 %", "< 0.1 %", "0.0 %", "−10.0 %"]
+        );
         assert_eq!(signed_work(-2_000_000, 0), ["-2.00 MFLOP", ""]);
     }
 }

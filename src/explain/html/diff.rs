@@ -51,9 +51,19 @@ pub fn sections(diff: &Diff) -> Vec<Section> {
         section("for", "Made for", "Task, sizes, target and the model's configuration.", texts(&diff.about)),
         section("numbers", "Work and memory", "By entry.", numbers(&diff.numbers)),
         section("kernels", "Kernels", "Calls and work by entry and kernel.", counts(&diff.kernels)),
-        section("modules", "Modules", "Calls and work by place; blocks that differ alike are one.", counts(&diff.modules)),
+        section(
+            "modules",
+            "Modules",
+            "Calls and work by place; blocks that differ alike are one.",
+            counts(&diff.modules),
+        ),
         section("rules", "Rules", "How often each rule applied or was refused.", times(&diff.rules)),
-        section("weights", "Weights", "What one reads and the other does not, or in another type.", texts(&diff.weights)),
+        section(
+            "weights",
+            "Weights",
+            "What one reads and the other does not, or in another type.",
+            texts(&diff.weights),
+        ),
         section("ports", "Tensors", "Inputs and outputs.", texts(&diff.ports)),
     ]
 }
@@ -64,9 +74,15 @@ fn section(id: &'static str, title: &'static str, lead: &str, body: Option<Marku
 }
 
 /// Rows of what the plans have, between a head and nothing.
-fn rows<T>(list: &[Pair<T>], numeric: bool, cell: impl Fn(&T) -> Markup, change: impl Fn(&Pair<T>) -> Markup) -> Option<Markup> {
+fn rows<T>(
+    list: &[Pair<T>],
+    numeric: bool,
+    cell: impl Fn(&T) -> Markup,
+    change: impl Fn(&Pair<T>) -> Markup,
+) -> Option<Markup> {
     let head = html! { th { "" } th.n[numeric] { "this" } th.n[numeric] { "other" } th.n { "change" } };
-    let one = |v: &Option<T>| html! { td.n[numeric] { @match v { Some(v) => (cell(v)), None => { span.soft { "–" } } } } };
+    let one =
+        |v: &Option<T>| html! { td.n[numeric] { @match v { Some(v) => (cell(v)), None => { span.soft { "–" } } } } };
     let body = html! {
         @for p in list { tr { th scope="row" { (path(&p.name)) } (one(&p.this)) (one(&p.other)) td.n { (change(p)) } } }
     };
@@ -90,9 +106,12 @@ fn numbers(list: &[Number]) -> Option<Markup> {
 }
 
 fn counts(list: &[Pair<Count>]) -> Option<Markup> {
-    let cell = |c: &Count| html! {
-        (c.nodes) " calls"
-        small.soft { @if c.flops > 0 { (human_flops(c.flops)) ", " } (human_bytes(c.bytes)) }
+    let cell = |c: &Count| {
+        html! {
+            (c.nodes) @if c.nodes == 1 { " call" } @else { " calls" }
+            @if c.flops > 0 { small.soft { (human_flops(c.flops)) } }
+            small.soft { (human_bytes(c.bytes)) }
+        }
     };
     // What costs most is what matters: work where both have it, else traffic.
     let change = |p: &Pair<Count>| {

@@ -39,7 +39,10 @@ pub fn estimates(plan: &Plan, entry: Binding, machine: &Machine) -> BTreeMap<&'s
     }
     let most = |s: [f64; 3]| {
         let all = [Bound::Compute, Bound::Memory, Bound::Launch];
-        (s.iter().sum(), all.into_iter().max_by(|a, b| s[*a as usize].total_cmp(&s[*b as usize])).unwrap_or(Bound::Memory))
+        (
+            s.iter().sum(),
+            all.into_iter().max_by(|a, b| s[*a as usize].total_cmp(&s[*b as usize])).unwrap_or(Bound::Memory),
+        )
     };
     sums.into_iter().map(|(op, s)| (op, most(s))).collect()
 }
@@ -95,7 +98,11 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
 }
 
 fn rate(k: &Kernel, seconds: f64) -> String {
-    if k.flops > 0 { human_rate(k.flops as f64 / seconds, "FLOP/s") } else { human_rate(k.bytes as f64 / seconds, "B/s") }
+    if k.flops > 0 {
+        human_rate(k.flops as f64 / seconds, "FLOP/s")
+    } else {
+        human_rate(k.bytes as f64 / seconds, "B/s")
+    }
 }
 
 /// A share as a bar and a number.

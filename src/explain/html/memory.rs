@@ -48,7 +48,8 @@ pub fn section(plan: &Plan) -> Section {
 fn pictures(plan: &Plan, entry: Binding, lives: &[Life]) -> Markup {
     let calls = plan.calls(entry).len();
     let live = live_bytes(lives, calls);
-    let (peak, most) = live.iter().enumerate().max_by_key(|&(i, b)| (b, std::cmp::Reverse(i))).map_or((0, 0), |(i, b)| (i, *b));
+    let (peak, most) =
+        live.iter().enumerate().max_by_key(|&(i, b)| (b, std::cmp::Reverse(i))).map_or((0, 0), |(i, b)| (i, *b));
     let extent = lives.iter().map(|l| l.offset + l.bytes).max().unwrap_or(0).max(1);
     let start = peak.saturating_sub(WINDOW / 2).min(calls.saturating_sub(WINDOW));
     html! {

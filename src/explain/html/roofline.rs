@@ -100,7 +100,7 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                         circle class={ (kind(&d.kernel.name).0) @if d.kernel.entry != Binding::Step { " open" } }
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
                     }
-                    @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step && d.share > 0.005) {
+                    @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step) {
                         text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d))) text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
                     }
                 }

@@ -128,13 +128,21 @@ fn time(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Markup {
     let least = machine.entry_seconds(plan, Binding::Step);
     let estimate = html! { "at the peaks of " (machine.name) };
     match trace {
-        None => tile("Time of a step, at least", &human_seconds(least), html! {
-            p.note { (estimate) "; an estimate, nothing was measured" }
-        }),
-        Some(t) => tile("Time of a step, measured", &human_seconds(t.step_s), html! {
-            p.note { "on " (t.device) }
-            p.note { (human_seconds(least)) " at least " (estimate) }
-        }),
+        None => tile(
+            "Time of a step, at least",
+            &human_seconds(least),
+            html! {
+                p.note { (estimate) "; an estimate, nothing was measured" }
+            },
+        ),
+        Some(t) => tile(
+            "Time of a step, measured",
+            &human_seconds(t.step_s),
+            html! {
+                p.note { "on " (t.device) }
+                p.note { (human_seconds(least)) " at least " (estimate) }
+            },
+        ),
     }
 }
 
