@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/setup.sh
 source scripts/gpu.sh
+source scripts/browser.sh
 cargo test --release --workspace "$@"

@@ -4,12 +4,14 @@
 //!
 //! - [`model_dir::ModelDir`] opens a model directory: configuration, weights in any of the accepted dialects;
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
+//! - [`explain`] says what is in a plan and how it came to be;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
-//! - [`training`] plans losses, gradients and updates, and trains.
+//! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt.
 #![deny(missing_docs)]
 
 pub mod error;
 pub mod evaluation;
+pub mod explain;
 pub mod model_dir;
 pub mod planning;
 pub mod running;

@@ -49,7 +49,10 @@ fn sampling_says_how_far_it_is_and_where_the_result_is() {
 const OPTIONS: [(&str, &str); 7] = [
     ("devices", "--json"),
     ("compile", "--json --model --task --clip --batch --guidance --dtype --target --output"),
-    ("explain", "--json --model --plan --task --clip --batch --guidance --dtype --target --format --output"),
+    (
+        "explain",
+        "--json --model --plan --task --clip --batch --guidance --dtype --target --format --diff --trace --output",
+    ),
     (
         "forward",
         "--json --model --plan --inputs --task --guidance --scale-video --scale-audio --text-scale-video \
@@ -63,7 +66,7 @@ const OPTIONS: [(&str, &str); 7] = [
     ("verify", "--json --model --inputs --expected --tolerance --backend --dtype"),
     (
         "bench step",
-        "--json --model --random-weights --task --clip --guidance --steps --repeat --backend --dtype --seed",
+        "--json --model --random-weights --task --clip --guidance --steps --repeat --backend --dtype --seed --trace",
     ),
 ];
 

@@ -16,17 +16,10 @@ const FORMS: [&str; 5] = ["none", "text", "two-pass", "three-pass", "modality-dr
 const ENTRIES: [&str; 4] = ["load", "prologue", "step", "epilogue"];
 const CLIP: &str = "21x44x80@158";
 
-/// The released sizes: 14B for video, 1.3B for audio; every other field has its default.
-const CONFIG: &str = r#"{
-    "video": {"dim": 5120, "ffn_dim": 13824, "heads": 40, "in_channels": 16, "out_channels": 16, "patch": [1, 2, 2]},
-    "audio": {"dim": 1536, "ffn_dim": 8960, "heads": 12, "in_channels": 20, "out_channels": 20, "patch": [1]},
-    "layers": 40
-}"#;
-
 /// What `explain` says of the 14B model, from its configuration alone and with less than 1 GB, for every task and guidance.
 static WAN_14B: LazyLock<BTreeMap<(&str, &str), Value>> = LazyLock::new(|| {
     let dir = temp_dir();
-    fs::write(dir.path().join("config.json"), CONFIG).expect("a configuration");
+    fs::write(dir.path().join("config.json"), common::WAN_14B).expect("a configuration");
     let mut all = BTreeMap::new();
     for task in TASKS {
         for guidance in FORMS {

@@ -15,6 +15,8 @@
 //! 9. [`layout`]: copies where a kernel cannot read a view;
 //! 10. [`lower`]: calls, order, buffers, offsets.
 //!
+//! [`stage`] counts work, traffic and memory after each of them, and [`law`](law()) says why a rule is right.
+//!
 //! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
 #![deny(missing_docs)]
 
@@ -24,6 +26,7 @@ pub mod differentiate;
 pub mod error;
 pub mod fuse;
 pub mod hoist;
+pub mod law;
 pub mod layout;
 pub mod lower;
 pub mod memory;
@@ -38,9 +41,11 @@ pub mod rematerialise;
 pub mod simplify;
 pub mod specialise;
 pub mod split;
+pub mod stage;
 pub mod validate;
 
 pub use error::PassError;
+pub use law::law;
 pub use optimise::Optimiser;
 pub use pipeline::{Options, Training, compile};
 pub use record::Record;

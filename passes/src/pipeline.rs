@@ -9,6 +9,7 @@ use crate::error::PassError;
 use crate::optimise::Optimiser;
 use crate::record::Record;
 use crate::specialise::Answers;
+use crate::stage::Stages;
 use crate::validate::Validator;
 use crate::{
     cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, rematerialise, simplify,
@@ -78,20 +79,22 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let mut record = Record::default();
     let mut check = Validator::new(options.validate);
     check_graph(graph, "build")?;
+    let mut stages = Stages::new(graph);
 
     let mut pass = |name: &'static str, from: &Graph, run: &dyn Fn(&Graph, &mut Record) -> Passed| -> Passed {
         let to = run(from, &mut record)?;
         check_graph(&to, name)?;
         check.compare(name, from, &to)?;
+        stages.push(name, &to, record.events.len());
         Ok(to)
     };
 
     let answered = specialise::answered(graph, answers)?;
     let g = pass("specialise", &answered, &|_, r| specialise::run(graph, answers, r))?;
-    let g = pass("dead", &g, &dead::run)?;
-    let before = g.total_work().flops;
+    let needed = pass("dead", &g, &dead::run)?;
+    let before = needed.total_work().flops;
 
-    let g = pass("simplify", &g, &simplify::run)?;
+    let g = pass("simplify", &needed, &simplify::run)?;
     let g = pass("cse", &g, &cse::run)?;
     // What became equal by merging can make more neutral: a guidance term whose two passes are one.
     let g = pass("simplify", &g, &simplify::run)?;
@@ -104,7 +107,7 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     }
     g = match &options.training {
         Some(training) => train(&mut pass, g, training)?,
-        None => pass("differentiate", &g, &|g, _| differentiate::attach(g))?,
+        None => differentiate::attach(&g)?,
     };
     if options.schedule_rows > 0 {
         g = pass("hoist", &g, &|g, r| hoist::run(g, options.schedule_rows, r))?;
@@ -126,6 +129,8 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let mut plan = lower::run(&g, about, &options.states, &mut record);
     plan.report.flops_before = ccl_ir::Binding::ALL.iter().map(|b| (b.name().to_string(), 0)).collect();
     plan.report.flops_before.insert(ccl_ir::Binding::Step.name().into(), before);
+    stages.specialised(&needed);
+    stages.finish(&mut plan, record.events.len());
     plan.report.events = record.events;
     plan.check().map_err(PassError::ir("lower"))?;
     Ok(plan)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ccl::error::Error;
+use ccl::explain::Trace;
+use ccl::explain::units::human_flops;
 use ccl::model_dir::ModelDir;
 use ccl::running::scales;
 use ccl_ir::{DType, Plan};
@@ -19,7 +21,6 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::args::{RunArgs, SpecArgs};
-use super::explain::human_flops;
 use super::prepare::{compile, memory_line, open_backend, request, required_task, warn_drift};
 
 /// Options of `ccl bench`.
@@ -61,9 +62,10 @@ struct Step {
     /// Seed of weights and inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Time every call of one more step and list the operators by their share
-    #[arg(long)]
-    trace: bool,
+    /// Time every call of one more step and list the operators by their share; into a file for `ccl explain --trace`, where
+    /// one is named
+    #[arg(long, value_name = "F")]
+    trace: Option<Option<PathBuf>>,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -123,6 +125,9 @@ fn bench_step(args: &Step, json: bool) -> Result<(), Error> {
     if args.steps == 0 || args.repeat == 0 {
         return Err(Error::Usage("--steps and --repeat must be at least 1".into()));
     }
+    if let Some(Some(file)) = &args.trace {
+        ccl_runtime::write::check_writable(file)?;
+    }
     let device = open_backend(&args.run)?;
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;
@@ -161,9 +166,13 @@ fn bench_step(args: &Step, json: bool) -> Result<(), Error> {
         times.push(begin.elapsed().as_secs_f64() / args.steps as f64);
     }
     times.sort_by(f64::total_cmp);
-    let trace = if args.trace { trace(&mut session)? } else { Vec::new() };
-    let plan = session.plan();
     let step_s = times[times.len() / 2];
+    let calls = if args.trace.is_some() { trace(&mut session)? } else { Vec::new() };
+    let plan = session.plan();
+    if let Some(Some(file)) = &args.trace {
+        let device = format!("{} ({})", info.name, info.backend);
+        Trace::new(plan, device, step_s, &calls).save(file)?;
+    }
     let flops = plan.report.flops.get("step").copied().unwrap_or(0);
     let measured = Measured {
         task: plan.about.task.clone(),
@@ -182,7 +191,7 @@ fn bench_step(args: &Step, json: bool) -> Result<(), Error> {
         gflop_per_s: flops as f64 / step_s / 1e9,
         peak_bytes: peak_memory().unwrap_or(plan.report.peak_bytes),
         planned_bytes: plan.report.peak_bytes,
-        trace,
+        trace: shares(plan, &calls),
     };
     if json { super::print_json(&measured) } else { say(&measured) }
 }
@@ -213,16 +222,21 @@ fn random_inputs(plan: &Plan, guidance: Guidance, seed: u64) -> Result<Inputs, E
     Ok(inputs)
 }
 
-/// Times of one step's calls, by operator, the slowest first.
-fn trace(session: &mut Session) -> Result<Vec<Share>, Error> {
+/// Times of one step's calls.
+fn trace(session: &mut Session) -> Result<Vec<CallTime>, Error> {
     session.instance().set_profiling(true);
     session.instance().take_profile();
     session.step(&Tensors::new(), 0)?;
-    let times: Vec<CallTime> = session.instance().take_profile();
+    let times = session.instance().take_profile();
     session.instance().set_profiling(false);
+    Ok(times)
+}
+
+/// Times by operator, the slowest first.
+fn shares(plan: &Plan, times: &[CallTime]) -> Vec<Share> {
     let mut by_op: BTreeMap<&str, Share> = BTreeMap::new();
-    for t in &times {
-        let work = session.plan().calls(t.entry).get(t.index).map(ccl_ir::plan::Call::work).unwrap_or_default();
+    for t in times {
+        let work = plan.calls(t.entry).get(t.index).map(ccl_ir::plan::Call::work).unwrap_or_default();
         let share = by_op.entry(t.op).or_insert_with(|| Share {
             op: t.op.into(),
             count: 0,
@@ -243,7 +257,7 @@ fn trace(session: &mut Session) -> Result<Vec<Share>, Error> {
         s.gb_per_s = s.bytes as f64 / s.seconds / 1e9;
     }
     list.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    Ok(list)
+    list
 }
 
 /// Most memory that the process ever held, as Linux counts it.

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use ccl::error::Error;
+use ccl::explain::kernels::carried;
 use ccl::model_dir::ModelDir;
 use ccl::planning::{add_kernels, target};
-use ccl_ir::Plan;
-use ccl_runtime::device::human_bytes;
 use ccl_runtime::{planfile, write};
 use serde::Serialize;
 
@@ -88,12 +87,4 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         super::print_line("made without weights: name them with --model DIR when the plan runs")?;
     }
     Ok(())
-}
-
-/// What a plan carries for its target, for people; `None` where it carries nothing.
-pub fn carried(plan: &Plan) -> Option<String> {
-    let k = plan.kernels.as_ref()?;
-    let bytes: usize = k.kernels.iter().map(|k| k.text.len()).sum();
-    let (kernels, launches, text) = (k.kernels.len(), k.launches().count(), human_bytes(bytes as u64));
-    Some(format!("carries {kernels} kernels for {} ({text} of {}) and {launches} launches", k.target, k.language))
 }

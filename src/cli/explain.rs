@@ -1,22 +1,19 @@
 //! `ccl explain`.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ccl::error::Error;
+use ccl::explain::{Diff, Trace, dot, html, text};
 use ccl::model_dir::ModelDir;
 use ccl::planning::{add_kernels, target};
 use ccl_codegen::gpu::Target;
-use ccl_ir::plan::{Call, Place};
-use ccl_ir::{Binding, Event, Plan};
-use ccl_runtime::device::human_bytes;
+use ccl_ir::Plan;
 use ccl_runtime::planfile;
 use clap::ValueEnum;
 
 use super::args::{ClipArgs, SourceArgs, SpecArgs};
 use super::prepare::{agree, compile, request, required_task, warn_drift};
-use super::report::{kernels, report};
+use super::report::report;
 
 /// Options of `ccl explain`.
 #[derive(clap::Args, Debug)]
@@ -30,12 +27,18 @@ pub struct Args {
     /// What to plan for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
     #[arg(long, default_value = "cpu")]
     target: String,
-    /// text for people, json for programs, dot for graphviz
+    /// text for people, json for programs, html for a browser, dot for graphviz
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     /// List every event, not one line per rule
     #[arg(long)]
     events: bool,
+    /// Say how another plan differs from this one, as text, json or html
+    #[arg(long, value_name = "OTHER.cclp", conflicts_with_all = ["events", "trace"])]
+    diff: Option<PathBuf>,
+    /// With --format html: measured times, from `ccl bench step --trace F`
+    #[arg(long, value_name = "F")]
+    trace: Option<PathBuf>,
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "F")]
     output: Option<PathBuf>,
@@ -48,6 +51,8 @@ enum Format {
     Text,
     /// For programs.
     Json,
+    /// One page for a browser that needs nothing else.
+    Html,
     /// The calls and what flows between them, for graphviz.
     Dot,
 }
@@ -57,6 +62,10 @@ enum Format {
 /// # Errors
 /// When the model, the plan or an option is wrong.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    let format = if json { Format::Json } else { args.format };
+    if args.trace.is_some() && format != Format::Html {
+        return Err(Error::Usage("--trace is for --format html".into()));
+    }
     let gpu = target(&args.target)?;
     let plan = match (&args.source.plan, &args.source.model) {
         (Some(file), None) => {
@@ -67,11 +76,17 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         (None, Some(model)) => from_model(args, gpu, model)?,
         _ => return Err(Error::Usage("explain takes either --model DIR or --plan F.cclp".into())),
     };
-    let text = match args.format {
-        _ if json => as_json(&plan)?,
-        Format::Json => as_json(&plan)?,
-        Format::Text => as_text(&plan, args.events),
-        Format::Dot => as_dot(&plan),
+    let text = match &args.diff {
+        Some(other) => difference(args, &plan, other, format)?,
+        None => match format {
+            Format::Json => pretty(&report(&plan))?,
+            Format::Text => text::text(&plan, args.events),
+            Format::Dot => dot::dot(&plan),
+            Format::Html => {
+                let trace = args.trace.as_ref().map(|file| Trace::load(file, &plan)).transpose()?;
+                html::page(&plan, trace.as_ref())
+            }
+        },
     };
     match &args.output {
         Some(path) => Ok(ccl_runtime::write::write_atomic(path, text.as_bytes())?),
@@ -79,7 +94,20 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
 }
 
-fn from_model(args: &Args, gpu: Option<Target>, dir: &std::path::Path) -> Result<Plan, Error> {
+/// How the plan of a file differs.
+fn difference(args: &Args, plan: &Plan, other: &Path, format: Format) -> Result<String, Error> {
+    let name = |path: &Path| path.display().to_string();
+    let this = args.source.plan.as_deref().or(args.source.model.as_deref()).map(name).unwrap_or_default();
+    let diff = Diff::new([this, name(other)], plan, &planfile::load(other)?);
+    match format {
+        Format::Json => pretty(&diff),
+        Format::Text => Ok(diff.text()),
+        Format::Html => Ok(html::diff_page(&diff)),
+        Format::Dot => Err(Error::Usage("--diff has no dot form: use --format text, json or html".into())),
+    }
+}
+
+fn from_model(args: &Args, gpu: Option<Target>, dir: &Path) -> Result<Plan, Error> {
     let model = ModelDir::open(dir)?;
     let task = required_task(&args.spec)?;
     let clip = args.clip.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))?;
@@ -94,151 +122,6 @@ fn from_model(args: &Args, gpu: Option<Target>, dir: &std::path::Path) -> Result
     Ok(plan)
 }
 
-fn as_json(plan: &Plan) -> Result<String, Error> {
-    serde_json::to_string_pretty(&report(plan)).map_err(|e| Error::Failed(format!("JSON: {e}")))
-}
-
-/// FLOPs for people: `12.3 GFLOP`.
-pub fn human_flops(flops: u64) -> String {
-    let (value, unit) = match flops {
-        n if n >= 1_000_000_000_000 => (n as f64 / 1e12, "TFLOP"),
-        n if n >= 1_000_000_000 => (n as f64 / 1e9, "GFLOP"),
-        n => (n as f64 / 1e6, "MFLOP"),
-    };
-    format!("{value:.2} {unit}")
-}
-
-fn as_text(plan: &Plan, all_events: bool) -> String {
-    let mut out = String::new();
-    let (about, r) = (&plan.about, &plan.report);
-    let _ = writeln!(
-        out,
-        "{} for clip {}, batch {}, guidance {}, target {}, matrices in {}\n",
-        about.task, about.clip, about.batch, about.guidance, about.target, about.dtype
-    );
-    let _ = writeln!(out, "work                 before        after   bytes moved");
-    for b in Binding::ALL {
-        let of = |m: &BTreeMap<String, u64>| m.get(b.name()).copied().unwrap_or(0);
-        let (before, after, bytes) = (of(&r.flops_before), of(&r.flops), of(&r.bytes));
-        if before + after + bytes > 0 {
-            let (before, after) = (human_flops(before), human_flops(after));
-            let _ = writeln!(out, "  {:<10} {before:>14} {after:>12}  {:>12}", b.name(), human_bytes(bytes));
-        }
-    }
-    let _ = writeln!(out, "  (load: once per model; prologue: once per clip; step: every denoising step)\n");
-    let _ = writeln!(
-        out,
-        "memory     {:>10}   the lower bound of this order is {}",
-        human_bytes(r.peak_bytes),
-        human_bytes(r.live_lower_bound_bytes)
-    );
-    let _ = writeln!(out, "  weights  {:>10}   {} tensors", human_bytes(r.weight_bytes), plan.weights.len());
-    let _ = writeln!(
-        out,
-        "  kept     {:>10}   inputs, and values kept from one entry to the next",
-        human_bytes(plan.persistent_bytes)
-    );
-    let _ = writeln!(out, "  working  {:>10}\n", human_bytes(plan.scratch_bytes));
-    let _ = writeln!(out, "kernels                                   calls          work   bytes moved");
-    for k in kernels(plan) {
-        let (name, flops) = (format!("{} {}", k.entry, k.name), human_flops(k.flops));
-        let _ = writeln!(out, "  {name:<38} {:>7}  {flops:>12}  {:>12}", k.count, human_bytes(k.bytes));
-    }
-    if let Some(carried) = super::compile::carried(plan) {
-        let _ = writeln!(out, "  the plan {carried}");
-    }
-    let _ = writeln!(out, "\nwhat the passes did");
-    if all_events {
-        for e in &r.events {
-            let _ = writeln!(out, "  {}", event_line(e));
-        }
-    } else {
-        summary(&r.events, &mut out);
-    }
-    out
-}
-
-fn signed(delta: i64, human: fn(u64) -> String) -> String {
-    match delta {
-        0 => String::new(),
-        d => format!("{}{}", if d < 0 { "-" } else { "+" }, human(d.unsigned_abs())),
-    }
-}
-
-fn event_line(e: &Event) -> String {
-    let mark = if e.applied { " " } else { "not " };
-    let deltas = [signed(e.flops_delta, human_flops), signed(e.bytes_delta, human_bytes)].join(" ");
-    format!("{mark}{}: {} at {}: {} {deltas}", e.pass, e.rule, e.at, e.reason).trim_end().to_string()
-}
-
-/// One line for each pass and rule, with one place and its reason as an example.
-fn summary(events: &[Event], out: &mut String) {
-    let mut order: Vec<(&str, &str, bool)> = Vec::new();
-    let mut groups: BTreeMap<(&str, &str, bool), Vec<&Event>> = BTreeMap::new();
-    for e in events {
-        let key = (e.pass.as_str(), e.rule.as_str(), e.applied);
-        let group = groups.entry(key).or_default();
-        if group.is_empty() {
-            order.push(key);
-        }
-        group.push(e);
-    }
-    for key in order {
-        let group = &groups[&key];
-        let (pass, rule, applied) = key;
-        let flops = signed(group.iter().map(|e| e.flops_delta).sum(), human_flops);
-        let bytes = signed(group.iter().map(|e| e.bytes_delta).sum(), human_bytes);
-        let what = if applied { format!("{pass}: {rule}") } else { format!("{pass}: {rule} refused") };
-        let _ = writeln!(out, "  {what:<44} {:>5} x  {flops:>14} {bytes:>12}", group.len());
-        let first = group[0];
-        let _ = writeln!(out, "      e.g. {}: {}", first.at, first.reason);
-    }
-    let _ = writeln!(out, "  (--events lists every one)");
-}
-
-/// The calls as a graph: one cluster per entry, an edge from the call that wrote a buffer to each that reads it.
-fn as_dot(plan: &Plan) -> String {
-    let mut out = String::from("digraph plan {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
-    let mut writer: BTreeMap<u32, String> = BTreeMap::new();
-    let mut edges = String::new();
-    for (i, port) in plan.inputs.iter().enumerate() {
-        let _ = writeln!(out, "  in{i} [label=\"{}\\n{}\", shape=ellipse];", port.name, port.operand.ty);
-        if let Place::Buffer(b) = port.operand.place {
-            writer.insert(b, format!("in{i}"));
-        }
-    }
-    for (entry, calls) in &plan.entries {
-        let _ = writeln!(out, "  subgraph cluster_{entry} {{\n    label=\"{entry}\";");
-        for (i, call) in calls.iter().enumerate() {
-            let id = format!("{entry}{i}");
-            let _ = writeln!(out, "    {id} [label=\"{}\\n{}\"];", call.op.name(), label(call));
-            for operand in &call.inputs {
-                if let Place::Buffer(b) = operand.place
-                    && let Some(from) = writer.get(&b)
-                {
-                    let _ = writeln!(edges, "  {from} -> {id};");
-                }
-            }
-            for operand in &call.outputs {
-                if let Place::Buffer(b) = operand.place {
-                    writer.insert(b, id.clone());
-                }
-            }
-        }
-        out.push_str("  }\n");
-    }
-    for (i, port) in plan.outputs.iter().enumerate() {
-        let _ = writeln!(out, "  out{i} [label=\"{}\", shape=ellipse];", port.name);
-        if let Place::Buffer(b) = port.operand.place
-            && let Some(from) = writer.get(&b)
-        {
-            let _ = writeln!(edges, "  {from} -> out{i};");
-        }
-    }
-    out + &edges + "}\n"
-}
-
-fn label(call: &Call) -> String {
-    let ty = call.outputs.first().map(|o| o.ty.to_string()).unwrap_or_default();
-    format!("{}\\n{ty}", call.at.replace('"', "'"))
+fn pretty(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|e| Error::Failed(format!("JSON: {e}")))
 }

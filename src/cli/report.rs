@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ccl_ir::{Binding, Event, Plan};
+use ccl::explain::{Kernel, kernels};
+use ccl_ir::{Event, Plan};
 use serde::Serialize;
 
 /// The document that `explain --format json` prints.
@@ -25,45 +26,6 @@ pub struct Report<'a> {
     kernels: Vec<Kernel>,
     carried_kernels: usize,
     events: &'a [Event],
-}
-
-/// Calls of one kernel, summed up over the plan's entries.
-#[derive(Clone, Debug, Serialize)]
-pub struct Kernel {
-    /// Name of the operator.
-    pub name: String,
-    /// Entry that calls it.
-    pub entry: Binding,
-    /// Number of calls.
-    pub count: usize,
-    /// Floating point operations of all calls.
-    pub flops: u64,
-    /// Bytes that all calls move.
-    pub bytes: u64,
-}
-
-/// The kernels of a plan, the most work first.
-pub fn kernels(plan: &Plan) -> Vec<Kernel> {
-    let mut all: BTreeMap<(Binding, &str), Kernel> = BTreeMap::new();
-    for (&entry, calls) in &plan.entries {
-        for call in calls {
-            let name = call.op.name();
-            let kernel = all.entry((entry, name)).or_insert_with(|| Kernel {
-                name: name.into(),
-                entry,
-                count: 0,
-                flops: 0,
-                bytes: 0,
-            });
-            let work = call.work();
-            kernel.count += 1;
-            kernel.flops += work.flops;
-            kernel.bytes += work.bytes;
-        }
-    }
-    let mut list: Vec<Kernel> = all.into_values().collect();
-    list.sort_by_key(|k| (k.entry, std::cmp::Reverse((k.flops, k.bytes))));
-    list
 }
 
 /// The document for a plan.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod bad;
+pub mod page;
 pub mod tensors;
 
 use std::ffi::OsString;
@@ -11,6 +12,13 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The released sizes: 14B for video, 1.3B for audio; every other field has its default.
+pub const WAN_14B: &str = r#"{
+    "video": {"dim": 5120, "ffn_dim": 13824, "heads": 40, "in_channels": 16, "out_channels": 16, "patch": [1, 2, 2]},
+    "audio": {"dim": 1536, "ffn_dim": 8960, "heads": 12, "in_channels": 20, "out_channels": 20, "patch": [1]},
+    "layers": 40
+}"#;
 
 /// A case of `tests/cases`.
 pub fn case(name: &str) -> PathBuf {

@@ -10,6 +10,7 @@
 mod check;
 mod codec;
 mod emitted;
+mod stage;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use codec::{MAGIC, VERSION};
 pub use emitted::{BufferRef, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
+pub use stage::{Count, Module, Stage};
 
 use crate::event::Event;
 use crate::graph::Binding;
@@ -165,6 +167,12 @@ pub struct Report {
     pub live_lower_bound_bytes: u64,
     /// What every pass did and refused to do.
     pub events: Vec<Event>,
+    /// The program as built, and after each pass in order.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
+    /// The modules of the program as built, in its order.
+    #[serde(default)]
+    pub modules: Vec<Module>,
 }
 
 /// What the plan is for.
