@@ -238,23 +238,28 @@ fn add_rows(tile: &[f32], to: &mut [f64]) {
                 return;
             }
             for tile in tile.chunks(RUN * width) {
-                for (i, to) in to.chunks_mut(LANES).enumerate() {
+                let (whole, rest) = to.as_chunks_mut::<LANES>();
+                let narrow = whole.len() * LANES;
+                for (i, to) in whole.iter_mut().enumerate() {
                     let mut lanes = [0.0f32; LANES];
-                    if to.len() == LANES {
-                        for row in tile.chunks_exact(width) {
-                            let row = &row[i * LANES..][..LANES];
-                            for (lane, x) in lanes.iter_mut().zip(row) {
-                                *lane += x;
-                            }
-                        }
-                    } else {
-                        for row in tile.chunks_exact(width) {
-                            for (lane, x) in lanes.iter_mut().zip(&row[i * LANES..]) {
-                                *lane += x;
-                            }
+                    for row in tile.chunks_exact(width) {
+                        let row = &row.as_chunks::<LANES>().0[i];
+                        for (lane, x) in lanes.iter_mut().zip(row) {
+                            *lane += x;
                         }
                     }
                     for (to, lane) in to.iter_mut().zip(lanes) {
+                        *to += f64::from(lane);
+                    }
+                }
+                if !rest.is_empty() {
+                    let mut lanes = [0.0f32; LANES];
+                    for row in tile.chunks_exact(width) {
+                        for (lane, x) in lanes.iter_mut().zip(&row[narrow..]) {
+                            *lane += x;
+                        }
+                    }
+                    for (to, lane) in rest.iter_mut().zip(lanes) {
                         *to += f64::from(lane);
                     }
                 }
