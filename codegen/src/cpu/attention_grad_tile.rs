@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::attention::Rows;
-use super::attention_tile::{QUERIES, multiply};
-use super::softmax_math::{LANES, exp, vectorised};
+use super::attention_tile::QUERIES;
+use super::math::{exp, sum_pairs, vectorised};
+use super::micro::{LANES, Left, Panels, Target, pack, pack_transposed, panels_len, product};
 
 /// Most keys of a tile.
 const KEYS: usize = 128;
@@ -58,17 +59,23 @@ pub(super) struct Queries {
     pub dim: usize,
 }
 
-/// What a task needs besides its operands; one per thread, reused.
+/// What a task needs besides its operands; one per thread, reused. Widths are numbers of queries, padded.
 #[derive(Default)]
 struct Scratch {
-    /// Queries as `[dim, width]`.
+    /// Queries and gradients of the results, in panels.
     q: Vec<f32>,
-    /// Gradients of the results as `[dim, width]`.
     g: Vec<f32>,
-    /// Probabilities as `[keys, width]`.
+    /// The same transposed: panels of queries.
+    q_transposed: Vec<f32>,
+    g_transposed: Vec<f32>,
+    /// Keys of a tile in panels.
+    k: Vec<f32>,
+    /// Probabilities as `[keys, step]`.
     p: Vec<f32>,
-    /// Gradients of the scores as `[keys, width]`.
+    /// Gradients of the scores as `[keys, step]`.
     ds: Vec<f32>,
+    /// Distance of the rows of `p` and `ds`: an odd number of cache lines, so that columns do not share cache sets.
+    step: usize,
     /// Log-sum-exp.
     lse: Vec<f32>,
     /// Sum of result times gradient.
@@ -107,33 +114,43 @@ impl Scratch {
     /// As for [`backward`].
     unsafe fn start(&mut self, block: &Queries) {
         let (count, dim) = (block.rows.len(), block.dim);
+        debug_assert!(count <= QUERIES);
         let width = count.next_multiple_of(LANES);
+        self.step = (width / LANES | 1) * LANES;
         for (list, len) in [
-            (&mut self.q, dim * width),
-            (&mut self.g, dim * width),
-            (&mut self.p, KEYS * width),
-            (&mut self.ds, KEYS * width),
+            (&mut self.q, panels_len(count, dim)),
+            (&mut self.g, panels_len(count, dim)),
+            (&mut self.q_transposed, panels_len(dim, count)),
+            (&mut self.g_transposed, panels_len(dim, count)),
+            (&mut self.k, panels_len(KEYS, dim)),
+            (&mut self.p, KEYS * self.step),
+            (&mut self.ds, KEYS * self.step),
             (&mut self.lse, width),
             (&mut self.delta, width),
         ] {
-            list.clear();
             list.resize(len, 0.0);
         }
-        debug_assert!(count <= QUERIES);
+        let first = block.rows.start;
+        let row = |rows: Rows| move |i: usize| rows.row(first + i).cast_const();
+        // SAFETY: the caller's promise.
+        unsafe {
+            pack(row(block.q), count, dim, &mut self.q);
+            pack(row(block.g), count, dim, &mut self.g);
+            pack_transposed(row(block.q), count, dim, &mut self.q_transposed);
+            pack_transposed(row(block.g), count, dim, &mut self.g_transposed);
+        }
+        self.lse[count..].fill(0.0);
+        self.delta[count..].fill(0.0);
         vectorised(
             #[inline(always)]
             || {
-                for (i, row) in block.rows.clone().enumerate() {
+                for i in 0..count {
                     // SAFETY: the caller's promise.
-                    let [q, o, g] = [&block.q, &block.o, &block.g]
-                        .map(|rows| unsafe { std::slice::from_raw_parts(rows.row(row).cast_const(), dim) });
-                    for c in 0..dim {
-                        self.q[c * width + i] = q[c];
-                        self.g[c * width + i] = g[c];
+                    unsafe {
+                        let [o, g] = [block.o, block.g].map(|rows| std::slice::from_raw_parts(row(rows)(i), dim));
+                        self.delta[i] = sum_pairs(o, g, |o, g| o * g);
+                        self.lse[i] = *block.lse.add(first + i);
                     }
-                    self.delta[i] = super::math::sum_pairs(o, g, |o, g| o * g);
-                    // SAFETY: as above.
-                    self.lse[i] = unsafe { *block.lse.add(row) };
                 }
             },
         );
@@ -151,36 +168,37 @@ impl Scratch {
         bias: Option<&[f32]>,
         add: bool,
     ) {
-        let (count, dim, keys) = (block.rows.len(), block.dim, rows.len());
+        let (count, dim, keys, step) = (block.rows.len(), block.dim, rows.len(), self.step);
         let width = self.lse.len();
         let scale = 1.0 / (dim as f32).sqrt();
-        let row = |rows: &Rows, at: usize| (rows.row(at), rows.stride);
-        let ((k, k_stride), (v, v_stride)) = (row(&segment.k, rows.start), row(&segment.v, rows.start));
-        let ((dk, dk_stride), (dv, dv_stride)) = (row(&segment.dk, rows.start), row(&segment.dv, rows.start));
-        let ((q, q_stride), (g, g_stride)) = (row(&block.q, block.rows.start), row(&block.g, block.rows.start));
-        let (dq, dq_stride) = row(&block.dq, block.rows.start);
+        let left = |of: Rows| Left { ptr: of.row(rows.start).cast_const(), row: of.stride, column: 1 };
+        let target = |of: Rows, row: usize| Target { ptr: of.row(row), row: of.stride };
         let (p, ds) = (self.p.as_mut_ptr(), self.ds.as_mut_ptr());
-        // SAFETY: `p` and `ds` are [keys, width], `q` and `g` of the scratch are [dim, width]; the caller's promise.
+        // SAFETY: `p` and `ds` are [keys, step]; the caller's promise.
         unsafe {
             let sizes = [keys, width, dim];
-            multiply(sizes, (p, width, 1), (k, k_stride, 1), (self.q.as_ptr(), width, 1), scale, false);
-            multiply(sizes, (ds, width, 1), (v, v_stride, 1), (self.g.as_ptr(), width, 1), 1.0, false);
+            let panels = |data| Panels { data, rows: dim };
+            product(sizes, left(segment.k), panels(&self.q_transposed), Target { ptr: p, row: step }, scale, false);
+            product(sizes, left(segment.v), panels(&self.g_transposed), Target { ptr: ds, row: step }, 1.0, false);
         }
         self.scores(keys, bias, scale);
         // SAFETY: as above.
         unsafe {
+            let [p, ds] = [p, ds].map(|of| Left { ptr: of.cast_const(), row: step, column: 1 });
             let sizes = [keys, dim, count];
-            multiply(sizes, (dv, dv_stride, 1), (p, width, 1), (g, g_stride, 1), 1.0, true);
-            multiply(sizes, (dk, dk_stride, 1), (ds, width, 1), (q, q_stride, 1), 1.0, true);
-            let sizes = [count, dim, keys];
-            multiply(sizes, (dq, dq_stride, 1), (ds, 1, width), (k, k_stride, 1), 1.0, add);
+            let panels = |data| Panels { data, rows: count };
+            product(sizes, p, panels(&self.g), target(segment.dv, rows.start), 1.0, true);
+            product(sizes, ds, panels(&self.q), target(segment.dk, rows.start), 1.0, true);
+            pack(|i| segment.k.row(rows.start + i).cast_const(), keys, dim, &mut self.k);
+            let ds = Left { row: 1, column: step, ..ds };
+            let k = Panels { data: &self.k, rows: keys };
+            product([count, dim, keys], ds, k, target(block.dq, block.rows.start), 1.0, add);
         }
     }
 
     /// Turns the tile's scores into probabilities, and their gradients into those of the scores before scaling.
     fn scores(&mut self, keys: usize, bias: Option<&[f32]>, scale: f32) {
-        let width = self.lse.len();
-        let rows = self.p.chunks_exact_mut(width).zip(self.ds.chunks_exact_mut(width)).take(keys);
+        let rows = self.p.chunks_exact_mut(self.step).zip(self.ds.chunks_exact_mut(self.step)).take(keys);
         vectorised(
             #[inline(always)]
             || {

@@ -235,13 +235,13 @@ impl Scratch {
 }
 
 /// First element of a matrix and the distances of its rows and of its columns.
-pub(super) type Matrix<P> = (P, usize, usize);
+type Matrix<P> = (P, usize, usize);
 
 /// `dst [m, n] = factor * lhs [m, k] rhs [k, n]`, added to `dst` where `add`.
 ///
 /// # Safety
 /// All elements exist, and nobody else touches `dst`.
-pub(super) unsafe fn multiply(
+unsafe fn multiply(
     [m, n, k]: [usize; 3],
     (dst, dst_rs, dst_cs): Matrix<*mut f32>,
     (lhs, lhs_rs, lhs_cs): Matrix<*const f32>,

@@ -209,9 +209,13 @@ impl Input<'_> {
             }
             self.gathered.resize(BLOCK, 0.0);
             let to = &mut self.gathered[done..done + run.len];
-            for (i, x) in to.iter_mut().enumerate() {
-                // SAFETY: as above.
-                *x = unsafe { *first.add(i * run.stride) };
+            // SAFETY: as above.
+            unsafe {
+                match run.stride {
+                    0 => to.fill(*first),
+                    1 => to.copy_from_slice(std::slice::from_raw_parts(first, run.len)),
+                    stride => to.iter_mut().enumerate().for_each(|(i, x)| *x = *first.add(i * stride)),
+                }
             }
             done += run.len;
         }

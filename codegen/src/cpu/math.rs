@@ -181,13 +181,15 @@ pub(super) fn sum_pairs(row: &[f32], other: &[f32], f: impl Fn(f32, f32) -> f32)
             lanes[i] += f(block[i], other[i]);
         }
     }
-    // Apart from the others, which stay in registers because nothing indexes them by a length.
-    let mut rest = [0.0f32; LANES];
-    for ((lane, &x), &y) in rest.iter_mut().zip(tail).zip(other_tail) {
-        *lane = f(x, y);
-    }
-    for i in 0..LANES {
-        lanes[i] += rest[i];
+    if !tail.is_empty() {
+        // Apart from the others, which stay in registers because nothing indexes them by a length.
+        let mut rest = [0.0f32; LANES];
+        for ((lane, &x), &y) in rest.iter_mut().zip(tail).zip(other_tail) {
+            *lane = f(x, y);
+        }
+        for i in 0..LANES {
+            lanes[i] += rest[i];
+        }
     }
     let mut width = LANES / 2;
     while width > 0 {

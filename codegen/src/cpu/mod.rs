@@ -15,6 +15,7 @@ mod layout;
 mod linear;
 mod math;
 mod matmul;
+mod micro;
 mod movement;
 mod norm_grad;
 mod norms;

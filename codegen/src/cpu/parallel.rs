@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::math::vectorised;
+
 /// Elements below which a kernel does not leave its thread: the work is shorter than waking another one.
 pub(super) const SMALL: usize = 1 << 14;
 
@@ -72,4 +74,28 @@ pub(super) fn chunks(elements: usize, task: impl Fn(usize, usize) + Send + Sync)
 pub(super) fn rows(count: usize, width: usize, task: impl Fn(usize, usize) + Send + Sync) {
     let group = (CHUNK / width.max(1)).max(1);
     tasks(count.div_ceil(group), count * width, |i| task(i * group, group.min(count - i * group)));
+}
+
+/// Adds lists of `len` numbers, one behind the other in `parts`, to `sum` in their order.
+///
+/// # Safety
+/// `sum` has `len` valid elements that nobody else touches.
+pub(super) unsafe fn add_parts(sum: Shared<f32>, len: usize, parts: &[f32]) {
+    if parts.is_empty() {
+        return;
+    }
+    chunks(len, |start, count| {
+        // SAFETY: the caller's promise; chunks do not overlap.
+        let sum = unsafe { sum.slice_mut(start, count) };
+        for part in parts.chunks_exact(len) {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (sum, x) in sum.iter_mut().zip(&part[start..]) {
+                        *sum += x;
+                    }
+                },
+            );
+        }
+    });
 }

@@ -12,7 +12,7 @@ use ccl_ir::ops::Reduce;
 use super::elementwise::{Lane, Machine, Program};
 use super::layout::Layout;
 use super::math::{sum, vectorised};
-use super::parallel::{CHUNK, Shared, tasks};
+use super::parallel::{CHUNK, Shared, add_parts, tasks};
 use super::view::View;
 
 /// Most elements of a tile.
@@ -20,6 +20,9 @@ const TILE: usize = 4096;
 
 /// Most columns of a task.
 const COLUMNS: usize = 1024;
+
+/// Most terms that are added one to the other in `f32`: their sums are added up in `f64`.
+const RUN: usize = 64;
 
 /// Columns that are summed side by side in registers.
 const LANES: usize = 32;
@@ -35,6 +38,16 @@ struct Dims {
     summed: Vec<(usize, usize)>,
     /// Size of the innermost, kept dimension.
     width: usize,
+}
+
+/// Where rows start.
+struct Places {
+    /// By the sum that they belong to.
+    kept: Layout,
+    /// By their number among those of one sum.
+    summed: Layout,
+    /// Rows that lie side by side.
+    together: usize,
 }
 
 impl Dims {
@@ -94,6 +107,11 @@ pub(super) unsafe fn reduce(op: &Reduce, inputs: &[View<'_>], outputs: &[View<'_
         Some(program) => Source::Chain(program, &lanes),
     };
     let dims = Dims::new(&common, &op.shape);
+    let places = Places {
+        kept: Layout::new(dims.kept.iter().copied()),
+        summed: Layout::new(dims.summed.iter().copied()),
+        together: dims.summed[dims.summed.len() - 1].0,
+    };
     let (sums, rows, width) = (count(&dims.kept), count(&dims.summed), dims.width);
     let (strips, elements) = (width.div_ceil(COLUMNS), sums * rows * width);
     // Blocks of rows; several sums a task where one is short.
@@ -103,44 +121,27 @@ pub(super) unsafe fn reduce(op: &Reduce, inputs: &[View<'_>], outputs: &[View<'_
     let blocks = rows.div_ceil(rows_each);
     let group = (CHUNK / (rows_each * width)).clamp(1, sums);
     let groups = sums.div_ceil(group);
-    let out = Shared(outputs[0].ptr.cast::<f32>());
-    let mut partial = vec![0.0f32; if blocks > 1 { blocks * sums * width } else { 0 }];
-    let to = if blocks > 1 { Shared(partial.as_mut_ptr()) } else { out };
+    let (total, out) = (sums * width, Shared(outputs[0].ptr.cast::<f32>()));
+    // The sums of all blocks but the first, which are where the result goes.
+    let mut rest = vec![0.0f32; (blocks - 1) * total];
+    let rest_at = Shared(rest.as_mut_ptr());
     tasks(groups * strips * blocks, elements, |task| {
-        let (block, rest) = (task % blocks, task / blocks);
-        let (strip, first) = (rest % strips, rest / strips * group);
+        let (block, task) = (task % blocks, task / blocks);
+        let (strip, first) = (task % strips, task / strips * group);
         let columns = strip * COLUMNS..width.min((strip + 1) * COLUMNS);
         let block_rows = block * rows_each..rows.min((block + 1) * rows_each);
         let mut worker = Worker::new(&source);
         for sum in first..sums.min(first + group) {
-            let at = (block * sums + sum) * width + columns.start;
+            let at = sum * width + columns.start;
             // SAFETY: the dispatcher's promise; the task's columns of its block of this sum are its own.
-            unsafe { worker.block(&dims, sum, block_rows.clone(), columns.clone(), to.slice_mut(at, columns.len())) };
+            unsafe {
+                let to = if block == 0 { out } else { Shared(rest_at.at((block - 1) * total)) };
+                worker.block(&places, width, sum, block_rows.clone(), columns.clone(), to.slice_mut(at, columns.len()));
+            }
         }
     });
-    if blocks > 1 {
-        let total = sums * width;
-        super::parallel::chunks(total, |start, len| {
-            // SAFETY: the output is dense; chunks do not overlap.
-            let out = unsafe { out.slice_mut(start, len) };
-            out.copy_from_slice(&partial[start..start + len]);
-            for block in 1..blocks {
-                add(out, &partial[block * total + start..]);
-            }
-        });
-    }
-}
-
-/// `to += x`.
-fn add(to: &mut [f32], x: &[f32]) {
-    vectorised(
-        #[inline(always)]
-        || {
-            for (to, x) in to.iter_mut().zip(x) {
-                *to += x;
-            }
-        },
-    );
+    // SAFETY: the output is dense, and the tasks have ended.
+    unsafe { add_parts(out, total, &rest) };
 }
 
 /// One thread's state.
@@ -148,6 +149,7 @@ struct Worker<'a> {
     source: &'a Source<'a>,
     machine: Option<Machine<'a>>,
     tile: Vec<f32>,
+    sums: Vec<f64>,
 }
 
 impl<'a> Worker<'a> {
@@ -156,28 +158,40 @@ impl<'a> Worker<'a> {
             Source::Plain(..) => None,
             Source::Chain(program, lanes) => Some(Machine::new(program, lanes)),
         };
-        Self { source, machine, tile: Vec::new() }
+        Self { source, machine, tile: Vec::new(), sums: Vec::new() }
     }
 
-    /// Writes the sums of the rows `rows` (counted over all summed dimensions) of some columns.
+    /// Writes the sums of the rows `rows` (counted over all summed dimensions) of some of `width` columns.
     ///
     /// # Safety
     /// The inputs are valid and nobody writes them.
-    unsafe fn block(&mut self, dims: &Dims, sum: usize, rows: Range<usize>, columns: Range<usize>, to: &mut [f32]) {
-        to.fill(0.0);
-        let base = Layout::new(dims.kept.iter().copied()).offset(sum) + columns.start;
-        let outer = Layout::new(dims.summed.iter().copied());
-        let inner = dims.summed[dims.summed.len() - 1].0;
+    unsafe fn block(
+        &mut self,
+        places: &Places,
+        width: usize,
+        sum: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        to: &mut [f32],
+    ) {
+        let mut sums = std::mem::take(&mut self.sums);
+        sums.clear();
+        sums.resize(to.len(), 0.0);
+        let base = places.kept.offset(sum) + columns.start;
         // Whole rows side by side are one run of elements.
-        let most = if columns.len() == dims.width { (TILE / dims.width).max(1) } else { 1 };
+        let most = if columns.len() == width { (TILE / width).max(1) } else { 1 };
         let mut row = rows.start;
         while row < rows.end {
-            let n = most.min(inner - row % inner).min(rows.end - row);
+            let n = most.min(places.together - row % places.together).min(rows.end - row);
             // SAFETY: the caller's promise; these rows lie in the common shape.
-            let tile = unsafe { self.values(base + outer.offset(row), n * columns.len()) };
-            add_rows(tile, to);
+            let tile = unsafe { self.values(base + places.summed.offset(row), n * columns.len()) };
+            add_rows(tile, &mut sums);
             row += n;
         }
+        for (to, sum) in to.iter_mut().zip(&sums) {
+            *to = *sum as f32;
+        }
+        self.sums = sums;
     }
 
     /// The chain's values at row-major positions `start .. start + len` of the common shape.
@@ -212,38 +226,42 @@ impl<'a> Worker<'a> {
 }
 
 /// Adds the sums of the columns of `tile`, rows of the width of `to`.
-fn add_rows(tile: &[f32], to: &mut [f32]) {
+fn add_rows(tile: &[f32], to: &mut [f64]) {
     let width = to.len();
     vectorised(
         #[inline(always)]
         || {
             if width == 1 {
-                to[0] += sum(tile, |x| x);
+                for run in tile.chunks(RUN * LANES) {
+                    to[0] += f64::from(sum(run, |x| x));
+                }
                 return;
             }
-            let (whole, rest) = to.as_chunks_mut::<LANES>();
-            let narrow = whole.len() * LANES;
-            for (i, to) in whole.iter_mut().enumerate() {
-                let mut lanes = [0.0f32; LANES];
-                for row in tile.chunks_exact(width) {
-                    let row = &row[i * LANES..][..LANES];
-                    for (lane, x) in lanes.iter_mut().zip(row) {
-                        *lane += x;
+            for tile in tile.chunks(RUN * width) {
+                let (whole, rest) = to.as_chunks_mut::<LANES>();
+                let narrow = whole.len() * LANES;
+                for (i, to) in whole.iter_mut().enumerate() {
+                    let mut lanes = [0.0f32; LANES];
+                    for row in tile.chunks_exact(width) {
+                        let row = &row.as_chunks::<LANES>().0[i];
+                        for (lane, x) in lanes.iter_mut().zip(row) {
+                            *lane += x;
+                        }
+                    }
+                    for (to, lane) in to.iter_mut().zip(lanes) {
+                        *to += f64::from(lane);
                     }
                 }
-                for (to, lane) in to.iter_mut().zip(lanes) {
-                    *to += lane;
-                }
-            }
-            if !rest.is_empty() {
-                let mut lanes = [0.0f32; LANES];
-                for row in tile.chunks_exact(width) {
-                    for (lane, x) in lanes.iter_mut().zip(&row[narrow..]) {
-                        *lane += x;
+                if !rest.is_empty() {
+                    let mut lanes = [0.0f32; LANES];
+                    for row in tile.chunks_exact(width) {
+                        for (lane, x) in lanes.iter_mut().zip(&row[narrow..]) {
+                            *lane += x;
+                        }
                     }
-                }
-                for (to, lane) in rest.iter_mut().zip(lanes) {
-                    *to += lane;
+                    for (to, lane) in rest.iter_mut().zip(lanes) {
+                        *to += f64::from(lane);
+                    }
                 }
             }
         },
