@@ -17,7 +17,6 @@ fn wgsl_of_every_sample_validates() {
         let Ok(Lowered::Device(launches)) = lower(&call, &target) else { continue };
         for launch in launches {
             let text = emit(&launch, &target).unwrap();
-            println!("{}", call.op.name());
             gpu_common::validate(&text.text);
             kernels += 1;
         }
