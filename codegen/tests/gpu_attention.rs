@@ -317,10 +317,7 @@ fn kernels_have_text_for_every_target() {
                         text.units
                     );
                     if text.language == "wgsl" {
-                        let module = naga::front::wgsl::parse_str(&text.text).unwrap();
-                        let flags = naga::valid::ValidationFlags::all();
-                        let mut validator = naga::valid::Validator::new(flags, naga::valid::Capabilities::all());
-                        validator.validate(&module).unwrap_or_else(|e| panic!("{e:?}\n{}", text.text));
+                        gpu_common::validate(&text.text);
                     }
                 }
             }

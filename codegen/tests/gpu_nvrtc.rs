@@ -9,18 +9,34 @@ use std::path::Path;
 
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Lowered, Target, lower};
-use ccl_ir::{DType, Op};
+use ccl_ir::ops::{AttentionGrad, PartitionedContextAttentionGrad};
+use ccl_ir::{DType, Op, Partition, Sample, TensorType};
 use gpu_common::call;
 use nvrtc::{ARCHITECTURES, Nvrtc};
 use rayon::prelude::*;
+
+/// The operators' samples, and attention's gradients at the heads of released models.
+fn samples() -> Vec<Sample<Op>> {
+    let f32 = |shape: &[usize]| TensorType::f32(shape);
+    let partition = Partition::NearestFrame { frames: 3, tokens_per_frame: 8, length: 9 };
+    let (q, k, c) = (f32(&[1, 9, 2, 128]), f32(&[1, 24, 2, 128]), f32(&[4, 2, 128]));
+    let forward = [q.clone(), k.clone(), k.clone(), c.clone(), c];
+    let backward = [q.clone(), q.clone(), f32(&[1, 2, 9])];
+    let full = [&forward[..3], &backward].concat();
+    // A plan has no routes.
+    let mut samples: Vec<Sample<Op>> = Op::samples().into_iter().filter(|s| !matches!(s.op, Op::Route(_))).collect();
+    samples.push(Sample::new(AttentionGrad { masked: false, counted: false }.into(), full));
+    let partitioned = PartitionedContextAttentionGrad { partition };
+    samples.push(Sample::new(partitioned.into(), [&forward[..], &backward].concat()));
+    samples
+}
 
 #[test]
 fn cuda_of_every_sample_compiles() {
     let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
     let target = Target::cuda("cuda:sm_90a", 90);
     let mut texts = BTreeMap::new();
-    // A plan has no routes.
-    for mut sample in Op::samples().into_iter().filter(|s| !matches!(s.op, Op::Route(_))) {
+    for mut sample in samples() {
         // As it is, and with half precision in place of single where the operator takes it.
         for half in [None, Some(DType::Bf16), Some(DType::F16)] {
             if let Some(half) = half {

@@ -47,5 +47,6 @@ fn kernels_agree_with_the_reference() {
         println!("{name}: {count} samples, {seconds:.2} s");
     }
     println!("no kernel: {without:#?}");
-    assert!(ran.len() >= 20);
+    without.retain(|e| !e.contains("has no bf16") && !e.starts_with("route "));
+    assert!(without.is_empty() && ran.len() >= 30, "{without:#?}");
 }

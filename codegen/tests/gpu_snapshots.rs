@@ -6,23 +6,31 @@ mod gpu_common;
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Lowered, Target, Tiles, lower};
 use ccl_ir::chain::{Arg, Instr};
-use ccl_ir::ops::{BinaryKind, Fused, PartitionedContextAttention};
+use ccl_ir::ops::{BinaryKind, Fused, PartitionedContextAttention, PartitionedContextAttentionGrad};
 use ccl_ir::partition::Edge;
 use ccl_ir::{Chain, DType, Op, Partition, Sample, TensorType};
 use gpu_common::call;
 
-/// The text of the only kernel of a call.
-fn text(target: &Target, op: impl Into<Op>, inputs: &[TensorType]) -> String {
+/// The texts of a call's kernels.
+fn texts(target: &Target, op: impl Into<Op>, inputs: &[TensorType]) -> Vec<String> {
     let call = call(&Sample::new(op.into(), inputs.to_vec()));
     let Lowered::Device(launches) = lower(&call, target).unwrap() else {
         panic!("{} runs on the host", call.op.name())
     };
-    let [launch] = launches.as_slice() else { panic!("{} launches of {}", launches.len(), call.op.name()) };
-    let text = emit(launch, target).unwrap().text;
-    // The entry's name ends in a hash over everything that made the text.
-    let (before, name) = text.split_once("universal_e_").unwrap();
-    let (_, after) = name.split_once('(').unwrap();
-    format!("{before}universal({after}")
+    let text = |launch| {
+        let text = emit(launch, target).unwrap().text;
+        // The entry's name ends in a hash over everything that made the text.
+        let (before, name) = text.split_once("universal_e_").unwrap();
+        let (_, after) = name.split_once('(').unwrap();
+        format!("{before}universal({after}")
+    };
+    launches.iter().map(text).collect()
+}
+
+/// The text of the only kernel of a call.
+fn text(target: &Target, op: impl Into<Op>, inputs: &[TensorType]) -> String {
+    let [text] = <[String; 1]>::try_from(texts(target, op, inputs)).unwrap();
+    text
 }
 
 fn of(dtype: DType, shape: &[usize]) -> TensorType {
@@ -72,4 +80,19 @@ fn context_attention() {
     insta::assert_snapshot!("context_attention_audio_to_video_wgpu", text(windows));
     let frames = Partition::NearestFrame { frames: 5, tokens_per_frame: 12, length: 29 };
     insta::assert_snapshot!("context_attention_video_to_audio_wgpu", text(frames));
+}
+
+/// Gradients of the audio's keys and values: a block of keys walks through the queries of the frames whose windows overlap it.
+#[test]
+fn context_attention_gradient() {
+    let target = Target { tiles: Tiles::Small, ..Target::wgpu() };
+    let (frames, tokens_per_frame, length, size, edge) = (5, 12, 29, 15, Edge::Mask);
+    let partition =
+        Partition::Windows { frames, tokens_per_frame, length, size, scale: 58, offset: 29, divisor: 10, edge };
+    let [q, k] = [partition.queries(), length].map(|n| of(DType::F32, &[1, n, 2, 8]));
+    let (c, lse) = (of(DType::F32, &[4, 2, 8]), of(DType::F32, &[1, 2, partition.queries()]));
+    let inputs = [q.clone(), k.clone(), k, c.clone(), c, q.clone(), q, lse];
+    let texts = texts(&target, PartitionedContextAttentionGrad { partition }, &inputs);
+    assert_eq!(texts.len(), 3);
+    insta::assert_snapshot!("context_attention_gradient_of_keys_wgpu", texts[1]);
 }

@@ -17,12 +17,7 @@ fn wgsl_of_every_sample_validates() {
         let Ok(Lowered::Device(launches)) = lower(&call, &target) else { continue };
         for launch in launches {
             let text = emit(&launch, &target).unwrap();
-            let module = naga::front::wgsl::parse_str(&text.text)
-                .unwrap_or_else(|e| panic!("{}: {}\n{}", call.op.name(), e.emit_to_string(&text.text), text.text));
-            let flags = naga::valid::ValidationFlags::all();
-            naga::valid::Validator::new(flags, naga::valid::Capabilities::all())
-                .validate(&module)
-                .unwrap_or_else(|e| panic!("{}: {e:?}\n{}", call.op.name(), text.text));
+            gpu_common::validate(&text.text);
             kernels += 1;
         }
     }

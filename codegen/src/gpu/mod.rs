@@ -20,5 +20,5 @@ pub mod universal;
 pub use blueprint::{Blueprint, Class, Kernel, Program, Slot};
 pub use emit_plan::{EmitPlanError, emit_plan};
 pub use launch::{Launch, LowerError, Ref};
-pub use lower::{Lowered, lower};
+pub use lower::{Lowered, lower, lower_in};
 pub use target::{Language, Target, Tiles};

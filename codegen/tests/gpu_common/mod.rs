@@ -89,7 +89,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
-/// Runs a call on a device and returns its outputs; `None` where the host is to run it. Outputs start as NaN.
+/// Runs a call on a device and returns its outputs; `None` where the host is to run it. Outputs start as NaN, save those in place.
 pub fn run(
     client: &Client,
     target: &Target,
@@ -103,7 +103,10 @@ pub fn run(
     let create = |dtype, values: &[f64]| (client.create_from_slice(&encode(dtype, values)), values.len());
     let ins: Vec<(Handle, usize)> = inputs.iter().map(|b| create(b.dtype, &b.values)).collect();
     let poisoned = |o: &Operand| create(o.ty.dtype, &vec![f64::NAN; o.ty.elements() as usize]);
-    let outs: Vec<(Handle, usize)> = call.outputs.iter().map(poisoned).collect();
+    // An output at the place of an input is written over it.
+    let over = |o: &Operand| call.inputs.iter().position(|i| i.place == o.place);
+    let out = |o: &Operand| over(o).map_or_else(|| poisoned(o), |i| ins[i].clone());
+    let outs: Vec<(Handle, usize)> = call.outputs.iter().map(out).collect();
     for l in &launches {
         let buffer = |r: Ref| {
             let (handle, n) = match r {
@@ -126,4 +129,12 @@ pub fn reference(call: &Call, inputs: &[Buffer]) -> Vec<Tensor<f64>> {
     let tensor = |(o, b): (&Operand, &Buffer)| Tensor::new(o.ty.shape.clone(), b.numbers()).unwrap();
     let tensors: Vec<Tensor<f64>> = call.inputs.iter().zip(inputs).map(tensor).collect();
     call.op.eval(&tensors.iter().collect::<Vec<_>>()).unwrap()
+}
+
+/// Parses and validates a WGSL text.
+pub fn validate(text: &str) {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{}\n{text}", e.emit_to_string(text)));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+    validator.validate(&module).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
 }

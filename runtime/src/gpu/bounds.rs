@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ccl_ir::ops::{Attention, AttentionGrad};
 use ccl_ir::plan::{Call, Operand, Place};
 use ccl_ir::{DType, Op, Plan, TensorType};
 
@@ -23,7 +24,7 @@ impl<'p> Bound<'p> {
     pub(super) fn of(call: &'p Call) -> Option<Self> {
         let (operand, least, most) = match &call.op {
             Op::Index(_) => (call.inputs.get(1)?, 0, call.inputs[0].ty.shape.first()?.checked_sub(1)?),
-            Op::Attention(a) if a.counted => {
+            Op::Attention(Attention { counted: true, .. }) | Op::AttentionGrad(AttentionGrad { counted: true, .. }) => {
                 let keys = &call.inputs.get(1)?.ty.shape;
                 (call.inputs.last()?, 1, *keys.get(keys.len().checked_sub(3)?)?)
             }

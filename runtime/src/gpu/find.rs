@@ -144,6 +144,8 @@ fn like(device: &cubecl::Device) -> Vec<cubecl::Device> {
 /// A device that is ready.
 #[derive(Clone)]
 pub(super) struct Device {
+    /// CubeCL's name of it.
+    pub id: cubecl::Device,
     pub client: Client,
     pub api: Api,
     pub software: bool,
@@ -164,7 +166,7 @@ impl Device {
         let software = adapter.is_software();
         let target = target(client.properties(), adapter.api, software);
         let info = info(client.properties(), adapter, &target);
-        Ok(Self { client, api: adapter.api, software, target, info })
+        Ok(Self { id: adapter.device.clone(), client, api: adapter.api, software, target, info })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ccl_codegen::gpu::{Launch, Lowered, Ref, lower, run};
+use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
 use ccl_ir::plan::{Call, Operand, Place};
 use ccl_ir::{Binding, Plan};
 use cubecl::prelude::BufferArg;
@@ -12,8 +12,9 @@ use super::bounds::{Bound, Known};
 use super::find::Device;
 use super::host;
 use super::memory::Memory;
+use super::state::DeviceState;
 use super::watch::{Fault, Mark, guarded};
-use crate::backend::{Instance, StateMemory, port};
+use crate::backend::{Instance, StateMemory, port, state_port};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
 use crate::profile::{CallTime, Profiler};
@@ -35,17 +36,22 @@ pub(super) struct GpuInstance {
 
 impl GpuInstance {
     /// Lowers a checked plan, allocates its memory and uploads its weights.
-    pub(super) fn new(device: Device, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Self, RuntimeError> {
+    pub(super) fn new(
+        device: Device,
+        plan: Arc<Plan>,
+        weights: &dyn WeightSource,
+        state: Arc<DeviceState>,
+    ) -> Result<Self, RuntimeError> {
         check_types(&device, &plan)?;
         let mut lowered = BTreeMap::new();
         for (&entry, calls) in &plan.entries {
             let calls: Result<Vec<Lowered>, RuntimeError> = calls
                 .iter()
-                .map(|call| lower(call, &device.target).map_err(|e| failed(entry, call, e.problem)))
+                .map(|call| lower_in(&plan, call, &device.target).map_err(|e| failed(entry, call, e.problem)))
                 .collect();
             lowered.insert(entry, calls?);
         }
-        let memory = Memory::new(&device, &plan, weights)?;
+        let memory = Memory::new(&device, &plan, weights, state)?;
         let known = Known::of(&plan);
         let (proven, lost, profiler) = (BTreeSet::new(), None, Profiler::default());
         Ok(Self { device, plan, memory, lowered, known, proven, lost, profiler })
@@ -98,7 +104,8 @@ impl GpuInstance {
         };
         // SAFETY: `Plan::check` proved that every element of every operand is inside its place, and that outputs
         // share no byte with other operands except where the operator allows it, which it does only for elementwise
-        // work on dense operands of one type. The launch was lowered for this call and this device.
+        // work on dense operands of one type. The launch was lowered for this call and this device. Other instances keep
+        // away from the state while this one has its turn.
         let launched = guarded(|| unsafe { run::launch(&self.device.client, launch, &buffer) });
         launched.map_err(Fault::failed)?;
         if watched {
@@ -189,6 +196,8 @@ impl Instance for GpuInstance {
 
     fn run(&mut self, entry: Binding) -> Result<(), RuntimeError> {
         self.alive()?;
+        let state = Arc::clone(self.memory.state());
+        let _turn = state.turn();
         // Out for the time of the run, because a run changes the rest.
         let Some(lowered) = self.lowered.remove(&entry) else { return Ok(()) };
         let done = self.run_entry(entry, &lowered);
@@ -197,15 +206,33 @@ impl Instance for GpuInstance {
     }
 
     fn state(&self) -> Option<StateMemory> {
-        None
+        let bytes = self.plan.state_bytes;
+        (bytes > 0).then(|| StateMemory::new(bytes, Arc::clone(self.memory.state())))
     }
 
     fn read_state(&mut self, state: usize) -> Result<HostTensor, RuntimeError> {
-        Err(RuntimeError::order("instance", format!("state {state} was asked for, the plan has none")))
+        self.alive()?;
+        let plan = Arc::clone(&self.plan);
+        let (named, operand) = state_port(&plan, state)?;
+        let memory = Arc::clone(self.memory.state());
+        let _turn = memory.turn();
+        let bytes = self.memory.read(&operand, &Mark::now());
+        let bytes = bytes.map_err(|f| self.fault(f, |problem| RuntimeError::input("state", &named.name, problem)))?;
+        Ok(HostTensor::decode(&operand.ty, &bytes))
     }
 
-    fn write_state(&mut self, state: usize, _: &HostTensor) -> Result<(), RuntimeError> {
-        self.read_state(state).map(|_| ())
+    fn write_state(&mut self, state: usize, tensor: &HostTensor) -> Result<(), RuntimeError> {
+        self.alive()?;
+        let plan = Arc::clone(&self.plan);
+        let (named, operand) = state_port(&plan, state)?;
+        tensor.check(&named.name, &operand.ty)?;
+        let mut bytes = vec![0; operand.ty.bytes() as usize];
+        tensor.encode(operand.ty.dtype, &mut bytes);
+        let memory = Arc::clone(self.memory.state());
+        let _turn = memory.turn();
+        let mark = Mark::now();
+        let written = self.memory.write(&operand, &bytes, &mark).and_then(|()| self.memory.settle(&mark));
+        written.map_err(|f| self.fault(f, |problem| RuntimeError::input("state", &named.name, problem)))
     }
 
     fn read(&mut self, output: usize) -> Result<HostTensor, RuntimeError> {

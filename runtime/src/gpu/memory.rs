@@ -1,5 +1,7 @@
 //! A plan's memory on a device: allocations, and what goes in and out of them.
 
+use std::sync::Arc;
+
 use ccl_ir::Plan;
 use ccl_ir::plan::{Operand, Place, Region};
 use cubecl::bytes::Bytes;
@@ -7,7 +9,8 @@ use cubecl::client::Client;
 use cubecl::server::Handle;
 
 use super::find::{Api, Device};
-use super::layout::Layout;
+use super::layout::{Layout, Span};
+use super::state::DeviceState;
 use super::watch::{Fault, Mark, guarded, wait};
 use crate::backend::check_memory;
 use crate::device::human_bytes;
@@ -24,60 +27,97 @@ const COPY_ALIGNMENT: u64 = 4;
 /// Everything that a plan holds on a device.
 pub(super) struct Memory {
     client: Client,
-    /// Allocations: the plan's regions.
+    /// Allocations: the plan's regions, those of the state included.
     regions: Vec<Handle>,
     /// The place of each of the plan's buffers.
     buffers: Vec<Handle>,
     /// The place of each of the plan's weights.
     weights: Vec<Handle>,
+    /// Tensors that outlive the plan.
+    state: Arc<DeviceState>,
+    /// Bytes of the plan's own allocations.
     bytes: u64,
     /// Uploads since the device was last waited for.
     under_way: u64,
 }
 
 impl Memory {
-    /// Allocates a plan's memory and uploads its weights, one after the other.
+    /// Allocates a plan's memory and uploads its weights, one after the other. Tensors that the state lacks are added to it.
     ///
     /// # Errors
-    /// When the device cannot hold the plan, or a weight is missing or does not fit.
-    pub(super) fn new(device: &Device, plan: &Plan, source: &dyn WeightSource) -> Result<Self, RuntimeError> {
+    /// When the device cannot hold the plan, a weight is missing or does not fit, or the state is of other plans.
+    pub(super) fn new(
+        device: &Device,
+        plan: &Plan,
+        source: &dyn WeightSource,
+        state: Arc<DeviceState>,
+    ) -> Result<Self, RuntimeError> {
         let limit = device.target.max_buffer_bytes;
         check_ports(plan, device.api)?;
-        let layouts = [region(device, plan, Region::Persistent, limit)?, region(device, plan, Region::Scratch, limit)?];
+        let shared = Arc::clone(&state);
+        let mut held = shared.turn();
+        let missing = held.missing(plan)?;
+        let too_large = |bytes: u64| {
+            let (name, limit) = (&device.info.name, human_bytes(limit));
+            format!("needs {}, {name} has buffers of at most {limit}", human_bytes(bytes))
+        };
         let sizes: Vec<u64> = plan.weights.iter().map(|w| w.ty.bytes()).collect();
-        let weights = Layout::packed(&sizes, limit).map_err(|i| {
-            let problem = format!(
-                "needs {}, {} has buffers of at most {}",
-                human_bytes(sizes[i]),
-                device.info.name,
-                human_bytes(limit)
-            );
-            RuntimeError::weight(&plan.weights[i].name, problem)
-        })?;
-        let bytes = layouts.iter().chain([&weights]).map(Layout::bytes).sum();
+        let weights = Layout::packed(&sizes, limit)
+            .map_err(|i| RuntimeError::weight(&plan.weights[i].name, too_large(sizes[i])))?;
+        let sizes: Vec<u64> = missing.iter().map(|s| s.ty.bytes()).collect();
+        let states = Layout::packed(&sizes, limit)
+            .map_err(|i| RuntimeError::input("state", &missing[i].name, too_large(sizes[i])))?;
+        let persistent = region(device, plan, Region::Persistent, limit)?;
+        let layouts = [persistent, region(device, plan, Region::Scratch, limit)?, weights, states];
+        let bytes = layouts.iter().map(Layout::bytes).sum();
         check_room(device, plan, bytes)?;
 
         let mark = Mark::now();
         let mut blocks = Vec::new();
-        for layout in layouts.iter().chain([&weights]) {
+        for layout in &layouts {
             blocks.push(allocate(&device.client, layout).map_err(|p| refused(device, plan, bytes, &p))?);
         }
         let all: Vec<Handle> = blocks.iter().flatten().cloned().collect();
         settle(&device.client, &all, &mark).map_err(|f| refused(device, plan, bytes, &f.problem))?;
 
-        let mut buffers = Vec::with_capacity(plan.buffers.len());
-        let mut next = [0, 0];
-        for b in &plan.buffers {
-            let r = usize::from(b.region == Region::Scratch);
-            let span = layouts[r].spans[next[r]];
-            next[r] += 1;
-            buffers.push(part(&blocks[r][span.block], span.start, span.bytes));
+        let places = |i: usize| layouts[i].spans.iter().map(move |s| (i, s));
+        let place = |(i, s): (usize, &Span)| part(&blocks[i][s.block], s.start, s.bytes);
+        let mut memory = Self {
+            client: device.client.clone(),
+            regions: blocks[..2].iter().flatten().cloned().collect(),
+            buffers: Vec::with_capacity(plan.buffers.len()),
+            weights: places(2).map(place).collect(),
+            state,
+            bytes: bytes - layouts[3].bytes(),
+            under_way: 0,
+        };
+        memory.clear(&blocks[3], &mark).map_err(|f| refused(device, plan, bytes, &f.problem))?;
+        held.insert(plan, &blocks[3], layouts[3].bytes(), missing.into_iter().zip(places(3).map(place)));
+        let [mut persistent, mut scratch] = [places(0), places(1)];
+        for (i, b) in plan.buffers.iter().enumerate() {
+            let next = match b.region {
+                Region::Persistent => persistent.next().map(place),
+                Region::Scratch => scratch.next().map(place),
+                Region::State => Some(held.place(plan, i)?.clone()),
+            };
+            memory.buffers.extend(next);
         }
-        let weights = weights.spans.iter().map(|s| part(&blocks[2][s.block], s.start, s.bytes)).collect();
-        let regions = blocks[..2].iter().flatten().cloned().collect();
-        let mut memory = Self { client: device.client.clone(), regions, buffers, weights, bytes, under_way: 0 };
+        memory.regions.extend_from_slice(held.blocks());
         memory.load(device, plan, source, &mark)?;
         Ok(memory)
+    }
+
+    /// Makes allocations all zeros.
+    fn clear(&mut self, blocks: &[Handle], mark: &Mark) -> Result<(), Fault> {
+        let zeros = vec![0; blocks.iter().map(Handle::size_in_used).max().unwrap_or(0).min(UPLOAD as u64) as usize];
+        for block in blocks {
+            let bytes = block.size_in_used();
+            for start in (0..bytes).step_by(UPLOAD) {
+                let rest = (bytes - start).min(UPLOAD as u64);
+                self.upload(&part(block, start, rest), &zeros[..rest as usize], mark)?;
+            }
+        }
+        if blocks.is_empty() { Ok(()) } else { settle(&self.client, blocks, mark) }
     }
 
     fn load(
@@ -99,9 +139,14 @@ impl Memory {
         settle(&self.client, &self.weights, mark).map_err(|f| failed(&last.name, f.problem))
     }
 
-    /// Bytes of all allocations.
+    /// Bytes of all allocations, the state's included.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.state.turn().bytes()
+    }
+
+    /// Tensors that outlive the plan.
+    pub(super) fn state(&self) -> &Arc<DeviceState> {
+        &self.state
     }
 
     /// Where an operand's place is.

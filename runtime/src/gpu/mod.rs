@@ -9,6 +9,8 @@
 //! ever read that some kernel did not write. The first run of an entry checks after every launch: whatever can go
 //! wrong with a kernel itself (its expansion, its compilation) goes wrong then, and is reported with the call's place
 //! in the model.
+//!
+//! Instances of several plans may share a state ([`state`]): they take turns, entry by entry.
 
 mod bounds;
 mod find;
@@ -16,6 +18,7 @@ mod host;
 mod instance;
 mod layout;
 mod memory;
+mod state;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -29,6 +32,7 @@ use crate::device::DeviceInfo;
 use crate::error::RuntimeError;
 use crate::weights::WeightSource;
 use find::{Api, Device};
+use state::DeviceState;
 
 /// A GPU that is ready.
 #[derive(Clone)]
@@ -99,14 +103,15 @@ impl Backend for GpuBackend {
         &self,
         plan: Arc<Plan>,
         weights: &dyn WeightSource,
-        _state: Option<&StateMemory>,
+        state: Option<&StateMemory>,
     ) -> Result<Box<dyn Instance>, RuntimeError> {
         plan.check()?;
-        if plan.state_bytes > 0 {
-            let problem = "plans of training run on the cpu only: use --backend cpu".to_owned();
-            return Err(RuntimeError::Backend { backend: self.device.api.name(), problem });
-        }
-        Ok(Box::new(instance::GpuInstance::new(self.device.clone(), plan, weights)?))
+        let state = match state {
+            Some(state) => state.of::<DeviceState>(&plan)?,
+            None => Arc::new(DeviceState::new(&self.device)),
+        };
+        state.check(&self.device)?;
+        Ok(Box::new(instance::GpuInstance::new(self.device.clone(), plan, weights, state)?))
     }
 }
 

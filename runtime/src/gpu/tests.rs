@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ccl_ir::ops::Cast;
-use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region, Report};
+use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 
 use super::GpuBackend;

@@ -122,10 +122,11 @@ pub fn statistics<E: Float>(
     sync_cube();
 }
 
-/// The keys that one query sees.
+/// The keys that one query sees, where a cube keeps keys; nothing is computed where it keeps others.
 #[cube]
 pub fn of_query(ints: &Sequence<Box<[i32]>>, sizes: &Sequence<u32>, query: u32, #[comptime] a: AttentionGrad) -> Group {
-    let index = match comptime!(a.keys) {
+    let (keys, count) = comptime!(if a.side == Side::Keys { (a.keys, a.count) } else { (Keys::All, None) });
+    let index = match comptime!(keys) {
         Keys::All => u32::new(0),
         Keys::Windows(_) => query / *sizes.index(at::PER_FRAME),
         // Queries behind the last are hidden; their product could be too large.
@@ -134,7 +135,7 @@ pub fn of_query(ints: &Sequence<Box<[i32]>>, sizes: &Sequence<u32>, query: u32, 
             min(query, queries) * *sizes.index(at::GROUPS) / queries
         }
     };
-    group(ints, sizes, index, comptime!(a.keys), comptime!(a.count))
+    group(ints, sizes, index, keys, count)
 }
 
 /// From which query to which (behind the last) the block of keys from `first` on may be seen: those between see one of its keys or none.

@@ -7,6 +7,7 @@ use super::attention::{Plan, WIDEST, count, readable, rows_of, too_wide};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::kernels::attention_grad::{AttentionGrad as Blueprint, Side};
+use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
 
@@ -78,7 +79,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         count: plan.count.map(|i| args.input(i)).transpose()?,
         out: args.output(outputs[0].unwrap_or_default())?,
         values: outputs[1].map(|o| args.output(o)).transpose()?,
-        keys: plan.keys,
+        // Context tokens are seen by all: one kernel for every partition.
+        keys: if side == Side::Context { Keys::All } else { plan.keys },
         lead: (r - 3) as u32,
         tile,
     };
@@ -93,7 +95,7 @@ fn tile(target: &Target, side: Side, dim: usize, rows: usize) -> Option<Tile> {
     }
     let dim = dim as u32;
     let (columns, walked, most, budget) = match target.tiles {
-        Tiles::Small => (8, [16, 8], 8, 16 * 1024),
+        Tiles::Small => (8, [8, 8], 8, 16 * 1024),
         Tiles::Large => (16, [32, 16], if side == Side::Context { 8 } else { 16 }, 48 * 1024),
     };
     let budget = target.shared_bytes.min(budget);

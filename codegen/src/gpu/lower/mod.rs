@@ -10,8 +10,10 @@ mod product;
 mod sum;
 mod walk;
 
-use ccl_ir::Op;
-use ccl_ir::plan::Call;
+use std::borrow::Cow;
+
+use ccl_ir::plan::{Call, Place};
+use ccl_ir::{Op, Plan};
 
 use super::launch::{Launch, LowerError};
 use super::target::Target;
@@ -25,7 +27,29 @@ pub enum Lowered {
     Device(Vec<Launch>),
 }
 
-/// Lowers a call for a target.
+/// Lowers a call of a plan for a target: [`lower()`], told what lies over its predecessor.
+///
+/// # Errors
+/// As for [`lower()`].
+pub fn lower_in(plan: &Plan, call: &Call, target: &Target) -> Result<Lowered, LowerError> {
+    lower(&in_place(plan, call), target)
+}
+
+/// A call whose outputs are at the places of the inputs that they lie over. A plan has a buffer for every value, and several may be the
+/// same bytes.
+fn in_place<'c>(plan: &Plan, call: &'c Call) -> Cow<'c, Call> {
+    let mut call = Cow::Borrowed(call);
+    for o in 0..call.outputs.len() {
+        let Some(Place::Buffer(under)) = call.op.updates(o).map(|i| call.inputs[i].place) else { continue };
+        let Place::Buffer(over) = call.outputs[o].place else { continue };
+        if under != over && plan.buffers.get(under as usize) == plan.buffers.get(over as usize) {
+            call.to_mut().outputs[o].place = Place::Buffer(under);
+        }
+    }
+    call
+}
+
+/// Lowers a call for a target. Outputs lie over inputs only where they have their places.
 ///
 /// # Errors
 /// When the target lacks a type, or a size is beyond its limits.
