@@ -6,9 +6,12 @@
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
 //! - [`explain`] says what is in a plan and how it came to be;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
-//! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt.
+//! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt;
+//! - [`clips`] reads clips of the bounce world, [`decoding`] makes them something to watch and to hear.
 #![deny(missing_docs)]
 
+pub mod clips;
+pub mod decoding;
 pub mod error;
 pub mod evaluation;
 pub mod explain;

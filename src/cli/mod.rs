@@ -14,6 +14,7 @@ pub mod progress;
 pub mod report;
 pub mod sample;
 pub mod verify;
+pub mod world;
 
 use clap::{Parser, Subcommand};
 
@@ -58,6 +59,8 @@ enum Command {
     Bench(bench::Args),
     /// Make, check and describe datasets
     Data(data::Args),
+    /// The bounce world: prompts, clips to watch and hear, measures of sync
+    World(world::Args),
 }
 
 /// Runs the command.
@@ -75,6 +78,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Verify(a) => verify::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
         Command::Data(a) => data::run(a, cli.json),
+        Command::World(a) => world::run(a, cli.json),
     }
 }
 

@@ -20,6 +20,7 @@ pub mod detect;
 pub mod error;
 pub mod measure;
 pub mod prompt;
+pub mod render;
 pub mod space;
 pub mod tensors;
 

@@ -1,0 +1,46 @@
+//! `ccl world`.
+
+mod decode;
+mod measure;
+mod prompt;
+
+use ccl::error::Error;
+use clap::Subcommand;
+
+/// Options of `ccl world`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Make the inputs of a clip to sample: a colour and three pitches, or a clip of a dataset
+    ///
+    /// The prompt gives the ball's colour, which is the sound's timbre too, and three pitches from 0 to 3: impact k sounds pitch k mod 3.
+    /// When the ball hits the floor is not in it. The file has `text` and a `negative_text` of zeros, and with --from the clip's
+    /// `video` and `audio`, for v2a and a2v.
+    Prompt(prompt::Args),
+    /// Turn latents into something to watch and to hear: PREFIX.png, .gif, .wav, and .mp4 where there is an ffmpeg
+    Decode(decode::Args),
+    /// Measure how well picture, sound and prompt agree, beside what chance gives
+    ///
+    /// Recall is the share of impacts with an onset within a frame or half a frame, precision the share of onsets with such an impact. Chance
+    /// pairs every video with the sound of other clips. Reading what was sampled and what was given from two files is fine:
+    ///
+    ///     ccl world measure --input sample.safetensors --input inputs.safetensors
+    Measure(measure::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When an option or a file is wrong.
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    match &args.what {
+        What::Prompt(args) => prompt::run(args, json),
+        What::Decode(args) => decode::run(args, json),
+        What::Measure(args) => measure::run(args, json),
+    }
+}
