@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ccl::explain::{Kernel, kernels};
+use ccl_ir::plan::Stage;
 use ccl_ir::{Event, Plan};
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ pub struct Report<'a> {
     live_lower_bound_bytes: u64,
     kernels: Vec<Kernel>,
     carried_kernels: usize,
+    passes: &'a [Stage],
     events: &'a [Event],
 }
 
@@ -48,6 +50,7 @@ pub fn report(plan: &Plan) -> Report<'_> {
         live_lower_bound_bytes: plan.report.live_lower_bound_bytes,
         kernels: kernels(plan),
         carried_kernels: plan.kernels.as_ref().map_or(0, |k| k.kernels.len()),
+        passes: &plan.report.stages,
         events: &plan.report.events,
     }
 }

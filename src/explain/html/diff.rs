@@ -40,7 +40,7 @@ fn clause(n: Option<&Number>, verb: &str, same: &str) -> Markup {
         (verb) " "
         @match n {
             None => { (same) }
-            Some(n) => { b { (n.unit.human(n.other)) } " of " (if n.unit == Unit::Bytes { "memory" } else { "work in a step" }) " where this one " (verb) " " (n.unit.human(n.this)) " " (delta(n.this, n.other)) }
+            Some(n) => { b { (n.unit.human(n.other)) } " of " (if n.unit == Unit::Bytes { "memory" } else { "work in a step" }) " where this one " (verb) " " (n.unit.human(n.this)) " (" (delta(n.this, n.other)) ")" }
         }
     }
 }
