@@ -55,7 +55,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if json { crate::cli::print_json(&measures) } else { say(&measures) }
 }
 
-fn say(m: &Measures) -> Result<(), Error> {
+/// Prints measures as a table.
+pub fn say(m: &Measures) -> Result<(), Error> {
     let number = |x: Option<f64>| x.map_or_else(|| "    -".into(), |x| format!("{x:.3}"));
     let mut lines = vec![format!(
         "{} clip{}, {:.2} impacts and {:.2} onsets each",

@@ -1,6 +1,7 @@
 //! `ccl world`.
 
 mod decode;
+mod eval;
 mod measure;
 mod prompt;
 
@@ -31,6 +32,8 @@ enum What {
     ///
     ///     ccl world measure --input sample.safetensors --input inputs.safetensors
     Measure(measure::Args),
+    /// Sample clips that a model never saw and measure them: what it has learnt of the world
+    Eval(eval::Args),
 }
 
 /// Runs the command.
@@ -42,5 +45,6 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         What::Prompt(args) => prompt::run(args, json),
         What::Decode(args) => decode::run(args, json),
         What::Measure(args) => measure::run(args, json),
+        What::Eval(args) => eval::run(args, json),
     }
 }
