@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 
-use super::micro::{Left, Panels, Target, pack, pack_transposed, panels_len, product};
+use super::micro::{self, Left, Panels, Target, pack, pack_transposed, panels_len, product};
 use super::softmax_math::{LANES, Running, scale, vectorised};
 
 /// Most queries of a task.
 pub(super) const QUERIES: usize = 128;
+/// Queries so few that packing a tile's values costs more than it saves.
+pub(super) const FEW: usize = 16;
 /// Most keys of a tile: with [`QUERIES`] a tile of scores is 128 KiB, as are keys and values of 128 channels.
 const KEYS: usize = 256;
 
@@ -158,7 +160,7 @@ impl Scratch {
             let (mine, rest) = std::mem::take(&mut scores).split_at_mut(part.rows * width);
             scores = rest;
             let (k, to) = (Left { ptr: part.k, row: part.k_stride, column: 1 }, mine.as_mut_ptr());
-            let q = Panels { data: &self.q, rows: dim };
+            let q = Panels::packed(&self.q, dim);
             // SAFETY: `mine` is [rows, width]; the caller's promise.
             unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, false) };
             for (row, &bias) in mine.chunks_exact_mut(width).zip(part.bias.unwrap_or_default()) {
@@ -182,8 +184,12 @@ impl Scratch {
             let to = Target { ptr: self.acc.as_mut_ptr(), row: dim };
             // SAFETY: `acc` is [queries, dim], the weights are [rows, width]; the caller's promise.
             unsafe {
-                pack(|j| part.v.wrapping_add(j * part.v_stride), part.rows, dim, &mut self.v);
-                let v = Panels { data: &self.v, rows: part.rows };
+                let v = if dim.is_multiple_of(micro::LANES) && queries <= FEW {
+                    Panels::in_place(part.v, part.v_stride)
+                } else {
+                    pack(|j| part.v.wrapping_add(j * part.v_stride), part.rows, dim, &mut self.v);
+                    Panels::packed(&self.v, part.rows)
+                };
                 product([queries, dim, part.rows], weights, v, to, 1.0, !first || i > 0);
             }
             start += part.rows * width;
