@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::attention::Rows;
-use super::attention_tile::QUERIES;
+use super::attention_tile::{FEW, QUERIES};
 use super::math::{exp, sum_pairs, vectorised};
 use super::micro::{LANES, Left, Panels, Target, pack, pack_transposed, panels_len, product};
 
@@ -57,6 +57,11 @@ pub(super) struct Queries {
     pub rows: Range<usize>,
     /// Channels.
     pub dim: usize,
+}
+
+/// Whether queries, their gradients and keys are multiplied where they lie: channels need no padding, and queries are few.
+fn in_place(queries: usize, dim: usize) -> bool {
+    dim.is_multiple_of(LANES) && queries <= FEW
 }
 
 /// What a task needs besides its operands; one per thread, reused. Widths are numbers of queries, padded.
@@ -134,8 +139,10 @@ impl Scratch {
         let row = |rows: Rows| move |i: usize| rows.row(first + i).cast_const();
         // SAFETY: the caller's promise.
         unsafe {
-            pack(row(block.q), count, dim, &mut self.q);
-            pack(row(block.g), count, dim, &mut self.g);
+            if !in_place(count, dim) {
+                pack(row(block.q), count, dim, &mut self.q);
+                pack(row(block.g), count, dim, &mut self.g);
+            }
             pack_transposed(row(block.q), count, dim, &mut self.q_transposed);
             pack_transposed(row(block.g), count, dim, &mut self.g_transposed);
         }
@@ -177,21 +184,29 @@ impl Scratch {
         // SAFETY: `p` and `ds` are [keys, step]; the caller's promise.
         unsafe {
             let sizes = [keys, width, dim];
-            let panels = |data| Panels { data, rows: dim };
-            product(sizes, left(segment.k), panels(&self.q_transposed), Target { ptr: p, row: step }, scale, false);
-            product(sizes, left(segment.v), panels(&self.g_transposed), Target { ptr: ds, row: step }, 1.0, false);
+            let [q, g] = [&self.q_transposed, &self.g_transposed].map(|data| Panels::packed(data, dim));
+            product(sizes, left(segment.k), q, Target { ptr: p, row: step }, scale, false);
+            product(sizes, left(segment.v), g, Target { ptr: ds, row: step }, 1.0, false);
         }
         self.scores(keys, bias, scale);
         // SAFETY: as above.
         unsafe {
             let [p, ds] = [p, ds].map(|of| Left { ptr: of.cast_const(), row: step, column: 1 });
             let sizes = [keys, dim, count];
-            let panels = |data| Panels { data, rows: count };
-            product(sizes, p, panels(&self.g), target(segment.dv, rows.start), 1.0, true);
-            product(sizes, ds, panels(&self.q), target(segment.dk, rows.start), 1.0, true);
-            pack(|i| segment.k.row(rows.start + i).cast_const(), keys, dim, &mut self.k);
+            let in_place = in_place(count, dim);
+            let [q, g] = [(&self.q, block.q), (&self.g, block.g)].map(|(data, of)| match in_place {
+                true => Panels::in_place(of.row(block.rows.start), of.stride),
+                false => Panels::packed(data, count),
+            });
+            product(sizes, p, g, target(segment.dv, rows.start), 1.0, true);
+            product(sizes, ds, q, target(segment.dk, rows.start), 1.0, true);
             let ds = Left { row: 1, column: step, ..ds };
-            let k = Panels { data: &self.k, rows: keys };
+            let k = if in_place {
+                Panels::in_place(segment.k.row(rows.start), segment.k.stride)
+            } else {
+                pack(|i| segment.k.row(rows.start + i).cast_const(), keys, dim, &mut self.k);
+                Panels::packed(&self.k, keys)
+            };
             product([count, dim, keys], ds, k, target(block.dq, block.rows.start), 1.0, add);
         }
     }

@@ -6,12 +6,13 @@
 
 use std::cell::RefCell;
 
-use gemm::{Parallelism, gemm};
-
+use super::micro::{self, Left, Panels, Target, pack, pack_transposed, panels_len, product};
 use super::softmax_math::{LANES, Running, scale, vectorised};
 
 /// Most queries of a task.
 pub(super) const QUERIES: usize = 128;
+/// Queries so few that packing a tile's values costs more than it saves.
+pub(super) const FEW: usize = 16;
 /// Most keys of a tile: with [`QUERIES`] a tile of scores is 128 KiB, as are keys and values of 128 channels.
 const KEYS: usize = 256;
 
@@ -66,8 +67,10 @@ pub(super) struct Block {
 /// What a task needs besides its operands; one per thread, reused.
 #[derive(Default)]
 struct Scratch {
-    /// Queries as `[dim, width]`.
+    /// Queries, transposed, in panels.
     q: Vec<f32>,
+    /// Values of a tile in panels.
+    v: Vec<f32>,
     /// Scores, then weights, as `[keys, width]`.
     scores: Vec<f32>,
     /// Unnormalised result `[queries, dim]`.
@@ -136,21 +139,12 @@ impl Scratch {
         let width = block.queries.next_multiple_of(LANES);
         self.running.reset(width);
         self.acc.resize(block.queries * block.dim, 0.0);
-        self.q.clear();
-        self.q.resize(block.dim * width, 0.0);
+        self.q.resize(panels_len(block.dim, block.queries), 0.0);
+        self.v.resize(panels_len(KEYS, block.dim), 0.0);
         self.scores.resize(KEYS * width, 0.0);
-        let (q, queries) = (&mut self.q, block.queries);
-        vectorised(
-            #[inline(always)]
-            || {
-                for (c, column) in q.chunks_exact_mut(width).enumerate() {
-                    for (i, x) in column[..queries].iter_mut().enumerate() {
-                        // SAFETY: query `i` of the block and channel `c` exist.
-                        *x = unsafe { *block.q.add(i * block.q_stride + c) };
-                    }
-                }
-            },
-        );
+        let row = |i| block.q.wrapping_add(i * block.q_stride);
+        // SAFETY: the caller's promise.
+        unsafe { pack_transposed(row, block.queries, block.dim, &mut self.q) };
     }
 
     /// Takes in one tile of `keys` keys. `first` says that `acc` holds nothing yet.
@@ -165,17 +159,10 @@ impl Scratch {
         for part in tile {
             let (mine, rest) = std::mem::take(&mut scores).split_at_mut(part.rows * width);
             scores = rest;
-            // SAFETY: `mine` is [rows, width], `q` is [dim, width], keys are the caller's promise.
-            unsafe {
-                multiply(
-                    [width, part.rows, dim],
-                    (mine.as_mut_ptr(), 1, width),
-                    (self.q.as_ptr(), 1, width),
-                    (part.k, 1, part.k_stride),
-                    factor,
-                    false,
-                );
-            }
+            let (k, to) = (Left { ptr: part.k, row: part.k_stride, column: 1 }, mine.as_mut_ptr());
+            let q = Panels::packed(&self.q, dim);
+            // SAFETY: `mine` is [rows, width]; the caller's promise.
+            unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, false) };
             for (row, &bias) in mine.chunks_exact_mut(width).zip(part.bias.unwrap_or_default()) {
                 if bias != 0.0 {
                     row.iter_mut().for_each(|s| *s += bias);
@@ -193,17 +180,17 @@ impl Scratch {
         }
         let mut start = 0;
         for (i, part) in tile.iter().enumerate() {
-            // SAFETY: `acc` is [queries, dim], the weights from `start` on are [rows, width], values are the
-            // caller's promise.
+            let weights = Left { ptr: scores[start..].as_ptr(), row: 1, column: width };
+            let to = Target { ptr: self.acc.as_mut_ptr(), row: dim };
+            // SAFETY: `acc` is [queries, dim], the weights are [rows, width]; the caller's promise.
             unsafe {
-                multiply(
-                    [dim, queries, part.rows],
-                    (self.acc.as_mut_ptr(), 1, dim),
-                    (part.v, 1, part.v_stride),
-                    (scores[start..].as_ptr(), width, 1),
-                    1.0,
-                    !first || i > 0,
-                );
+                let v = if dim.is_multiple_of(micro::LANES) && queries <= FEW {
+                    Panels::in_place(part.v, part.v_stride)
+                } else {
+                    pack(|j| part.v.wrapping_add(j * part.v_stride), part.rows, dim, &mut self.v);
+                    Panels::packed(&self.v, part.rows)
+                };
+                product([queries, dim, part.rows], weights, v, to, 1.0, !first || i > 0);
             }
             start += part.rows * width;
         }
@@ -231,32 +218,5 @@ impl Scratch {
                 },
             );
         }
-    }
-}
-
-/// First element of a matrix and the distances of its rows and of its columns.
-type Matrix<P> = (P, usize, usize);
-
-/// `dst [m, n] = factor * lhs [m, k] rhs [k, n]`, added to `dst` where `add`.
-///
-/// # Safety
-/// All elements exist, and nobody else touches `dst`.
-unsafe fn multiply(
-    [m, n, k]: [usize; 3],
-    (dst, dst_rs, dst_cs): Matrix<*mut f32>,
-    (lhs, lhs_rs, lhs_cs): Matrix<*const f32>,
-    (rhs, rhs_rs, rhs_cs): Matrix<*const f32>,
-    factor: f32,
-    add: bool,
-) {
-    let [dst_rs, dst_cs, lhs_rs, lhs_cs, rhs_rs, rhs_cs] =
-        [dst_rs, dst_cs, lhs_rs, lhs_cs, rhs_rs, rhs_cs].map(|stride| stride as isize);
-    let alone = Parallelism::None;
-    // SAFETY: the caller's promise.
-    unsafe {
-        gemm(
-            m, n, k, dst, dst_cs, dst_rs, add, lhs, lhs_cs, lhs_rs, rhs, rhs_cs, rhs_rs, 1.0, factor, false, false,
-            false, alone,
-        );
     }
 }

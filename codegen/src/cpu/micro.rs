@@ -1,8 +1,8 @@
 //! Small matrix products on one thread, for operands that are in cache and used at once.
 //!
-//! The right operand is packed in *panels* of [`LANES`] columns, the left one may have any strides. There is no packing
+//! The right operand is read in *panels* of [`LANES`] columns, the left one may have any strides. There is no packing
 //! inside and no threshold below which it does not pay: products of a few rows and columns, as gradients of short heads and
-//! narrow windows have them, run at nearly the rate of large ones.
+//! narrow windows have them, run at nearly the rate of large ones. Callers pack what is read often enough.
 
 use pulp::{Simd, WithSimd};
 
@@ -22,12 +22,24 @@ pub(super) struct Left {
     pub column: usize,
 }
 
-/// Right operand in panels `[columns / LANES, rows, LANES]`, columns padded.
+/// Right operand in panels of [`LANES`] columns: the first number, and the distances of rows and of panels.
 #[derive(Clone, Copy)]
-pub(super) struct Panels<'a> {
-    pub data: &'a [f32],
-    /// Rows of each panel.
-    pub rows: usize,
+pub(super) struct Panels {
+    ptr: *const f32,
+    row: usize,
+    panel: usize,
+}
+
+impl Panels {
+    /// `rows` rows of [`pack`]ed panels.
+    pub fn packed(data: &[f32], rows: usize) -> Self {
+        Self { ptr: data.as_ptr(), row: LANES, panel: rows * LANES }
+    }
+
+    /// Rows where they lie: no padding, so that their length is a multiple of [`LANES`].
+    pub fn in_place(ptr: *const f32, row: usize) -> Self {
+        Self { ptr, row, panel: LANES }
+    }
 }
 
 /// Result: first element, packed columns, distance of rows.
@@ -40,23 +52,23 @@ pub(super) struct Target {
 /// `c [m, n] = factor * a [m, k] b [k, n]`, added to `c` where `add`.
 ///
 /// # Safety
-/// All elements of `a` and `c` are valid, and nobody else touches those of `c`; the panels have `k` rows and `n` columns.
-pub(super) unsafe fn product(sizes: [usize; 3], a: Left, b: Panels<'_>, c: Target, factor: f32, add: bool) {
-    debug_assert!(sizes[2] <= b.rows && panels_len(b.rows, sizes[1]) <= b.data.len());
+/// All elements of `a` and `c` are valid, and nobody else touches those of `c`; the panels are
+/// valid for `k` rows and `n` columns, padded to whole panels.
+pub(super) unsafe fn product(sizes: [usize; 3], a: Left, b: Panels, c: Target, factor: f32, add: bool) {
     pulp::Arch::new().dispatch(Product { sizes, a, b, c, factor, add });
 }
 
 /// The operands of [`product`], whose promise stands behind every use of their memory.
-struct Product<'a> {
+struct Product {
     sizes: [usize; 3],
     a: Left,
-    b: Panels<'a>,
+    b: Panels,
     c: Target,
     factor: f32,
     add: bool,
 }
 
-impl WithSimd for Product<'_> {
+impl WithSimd for Product {
     type Output = ();
 
     #[inline(always)]
@@ -71,12 +83,12 @@ impl WithSimd for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl Product {
     #[inline(always)]
     fn columns<S: Simd, const V: usize>(&self, simd: S) {
-        let [m, n, k] = self.sizes;
+        let [m, n, _] = self.sizes;
         for column in (0..n).step_by(LANES) {
-            let panel = &self.b.data[column * self.b.rows..][..k * LANES];
+            let panel = self.b.ptr.wrapping_add(column / LANES * self.b.panel);
             let columns = LANES.min(n - column);
             let mut row = 0;
             while row < m {
@@ -99,19 +111,18 @@ impl Product<'_> {
     fn tile<S: Simd, const M: usize, const V: usize>(
         &self,
         simd: S,
-        panel: &[f32],
+        panel: *const f32,
         row: usize,
         column: usize,
         columns: usize,
     ) {
         let (a, c) = (self.a, self.c);
         let mut sums = [[simd.splat_f32s(0.0); V]; M];
-        for (p, b) in panel.chunks_exact(LANES).enumerate() {
-            // The slice has V registers' numbers.
+        for p in 0..self.sizes[2] {
             let mut right = [simd.splat_f32s(0.0); V];
             for (v, right) in right.iter_mut().enumerate() {
-                // SAFETY: registers are plain numbers without alignment, and `LANES` are V of them.
-                *right = unsafe { b.as_ptr().cast::<S::f32s>().add(v).read() };
+                // SAFETY: the caller's promise; registers are plain numbers, and `LANES` numbers are V of them.
+                *right = unsafe { panel.add(p * self.b.row).cast::<S::f32s>().add(v).read_unaligned() };
             }
             for (i, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the caller's promise.
@@ -129,7 +140,7 @@ impl Product<'_> {
                 let mut all = [0.0f32; LANES];
                 for (v, &sum) in sums.iter().enumerate() {
                     // SAFETY: `LANES` numbers are V registers.
-                    unsafe { all.as_mut_ptr().cast::<S::f32s>().add(v).write(simd.mul_f32s(sum, factor)) };
+                    unsafe { all.as_mut_ptr().cast::<S::f32s>().add(v).write_unaligned(simd.mul_f32s(sum, factor)) };
                 }
                 // SAFETY: as above.
                 let to = unsafe { std::slice::from_raw_parts_mut(first.add(i * c.row), columns) };
@@ -148,14 +159,16 @@ impl Product<'_> {
             for i in 0..M {
                 for v in 0..V {
                     // SAFETY: as above.
-                    unsafe { at(i, v).write(simd.mul_add_f32s(sums[i][v], factor, at(i, v).read())) };
+                    unsafe {
+                        at(i, v).write_unaligned(simd.mul_add_f32s(sums[i][v], factor, at(i, v).read_unaligned()))
+                    };
                 }
             }
         } else {
             for i in 0..M {
                 for v in 0..V {
                     // SAFETY: as above.
-                    unsafe { at(i, v).write(simd.mul_f32s(sums[i][v], factor)) };
+                    unsafe { at(i, v).write_unaligned(simd.mul_f32s(sums[i][v], factor)) };
                 }
             }
         }
@@ -255,7 +268,7 @@ mod tests {
                 let to = Target { ptr: c.as_mut_ptr(), row: n + 1 };
                 let from = Left { ptr: a.as_ptr(), row: 1, column: m };
                 // SAFETY: all sizes are as the vectors were made.
-                unsafe { product([m, n, k], from, Panels { data: &panels, rows: k }, to, factor, add) };
+                unsafe { product([m, n, k], from, Panels::packed(&panels, k), to, factor, add) };
                 for i in 0..m {
                     for j in 0..n {
                         assert_eq!(c[i * (n + 1) + j], factor * want(i, j) + keep, "{m} {n} {k} at {i} {j}");
