@@ -36,20 +36,7 @@ impl ModelDir {
         if !path.is_dir() {
             return Err(Error::Failed(format!("{}: is no directory; --model takes a model directory", path.display())));
         }
-        let file = path.join("config.json");
-        let mut text = String::new();
-        std::fs::File::open(&file)
-            .and_then(|f| f.take(MAX_CONFIG + 1).read_to_string(&mut text))
-            .map_err(|e| Error::read(&file, &e))?;
-        if text.len() as u64 > MAX_CONFIG {
-            return Err(Error::Failed(format!(
-                "{}: larger than 1 MiB; this is no model configuration",
-                file.display()
-            )));
-        }
-        let config =
-            Config::from_json(&text).map_err(|source| Error::Model { place: file.display().to_string(), source })?;
-        Ok(Self { path: path.into(), config })
+        Ok(Self { path: path.into(), config: read_config(&path.join("config.json"))? })
     }
 
     /// The weights' files.
@@ -76,7 +63,7 @@ impl ModelDir {
     /// # Errors
     /// When a tensor is missing, surplus or mis-shaped, or the files are damaged.
     pub fn weights(&self, files: &Directory, seed: u64) -> Result<WeightStore, Error> {
-        let expected = self.expected();
+        let expected = expected(&self.config);
         let Detected { dialect, stream } = self.detect(files)?;
         let stream_of_file = stream.unwrap_or(Stream::Video);
         let rename = |name: &str| canonical(dialect, stream_of_file, name);
@@ -89,7 +76,7 @@ impl ModelDir {
 
     /// Random weights of this configuration that keep every path alive, for benchmarks.
     pub fn random_weights(&self, seed: u64) -> WeightStore {
-        WeightStore::random(&self.expected(), seed)
+        WeightStore::random(&expected(&self.config), seed)
     }
 
     /// How the checkpoint stores its matrices: half where all of them are, else f32.
@@ -125,19 +112,32 @@ impl ModelDir {
         let names = files.tensors().iter().map(|(name, (_, e))| (name.as_str(), e.shape.as_slice()));
         detect(names).map_err(|e| Error::Failed(format!("{}: {e}", self.path.display())))
     }
+}
 
-    fn expected(&self) -> Vec<ExpectedTensor> {
-        let init = |t: &TensorSpec| match t.init {
-            ccl_model::Init::Zeros => Init::Zeros,
-            ccl_model::Init::Ones => Init::Ones,
-            ccl_model::Init::Normal { std } => Init::Normal { std: std as f32 },
-            ccl_model::Init::XavierUniform { fan_in, fan_out } => Init::XavierUniform { fan_in, fan_out },
-        };
-        tensors(&self.config)
-            .into_iter()
-            .map(|t| ExpectedTensor { init: init(&t), name: t.name, shape: t.shape })
-            .collect()
+/// Reads and checks a `config.json`.
+///
+/// # Errors
+/// When the file cannot be read or the configuration is wrong.
+pub fn read_config(file: &Path) -> Result<Config, Error> {
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|f| f.take(MAX_CONFIG + 1).read_to_string(&mut text))
+        .map_err(|e| Error::read(file, &e))?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(Error::Failed(format!("{}: larger than 1 MiB; this is no model configuration", file.display())));
     }
+    Config::from_json(&text).map_err(|source| Error::Model { place: file.display().to_string(), source })
+}
+
+/// Every tensor of a model, with how it starts where no checkpoint gives it.
+pub fn expected(config: &Config) -> Vec<ExpectedTensor> {
+    let init = |t: &TensorSpec| match t.init {
+        ccl_model::Init::Zeros => Init::Zeros,
+        ccl_model::Init::Ones => Init::Ones,
+        ccl_model::Init::Normal { std } => Init::Normal { std: std as f32 },
+        ccl_model::Init::XavierUniform { fan_in, fan_out } => Init::XavierUniform { fan_in, fan_out },
+    };
+    tensors(config).into_iter().map(|t| ExpectedTensor { init: init(&t), name: t.name, shape: t.shape }).collect()
 }
 
 /// The path from `home` to `target`, both canonical.

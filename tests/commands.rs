@@ -46,7 +46,7 @@ fn sampling_says_how_far_it_is_and_where_the_result_is() {
 }
 
 /// Every option that CLI.md names for a command which this version has.
-const OPTIONS: [(&str, &str); 7] = [
+const OPTIONS: [(&str, &str); 10] = [
     ("devices", "--json"),
     ("compile", "--json --model --task --clip --batch --guidance --dtype --target --output"),
     (
@@ -63,11 +63,14 @@ const OPTIONS: [(&str, &str); 7] = [
         "--json --model --plan --inputs --task --clip --steps --shift --sampler --guidance --scale-video --scale-audio \
          --text-scale-video --text-scale-audio --backend --dtype --seed --output",
     ),
+    ("grad", "--json --model --inputs --task --backend --output"),
+    ("train", "--json --config --resume --out --data --set --seed --backend --threads"),
     ("verify", "--json --model --inputs --expected --tolerance --backend --dtype"),
     (
         "bench step",
         "--json --model --random-weights --task --clip --guidance --steps --repeat --backend --dtype --seed --trace",
     ),
+    ("bench train", "--json --model --random-weights --task --clip --batch --steps --repeat --backend --seed --trace"),
 ];
 
 #[test]

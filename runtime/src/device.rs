@@ -42,12 +42,29 @@ pub fn host_memory() -> MemoryInfo {
 
 /// Reads the kernel's `name: n kB` lines; what is not there stays unknown.
 fn parse_meminfo(text: &str) -> MemoryInfo {
-    let field = |name: &str| {
-        let rest = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kib.checked_mul(1024)
-    };
-    MemoryInfo { total_bytes: field("MemTotal"), available_bytes: field("MemAvailable") }
+    MemoryInfo { total_bytes: kib_field(text, "MemTotal"), available_bytes: kib_field(text, "MemAvailable") }
+}
+
+/// The bytes that a line `name: n kB` says.
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Memory that this process holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    /// Now.
+    pub resident_bytes: Option<u64>,
+    /// At most so far.
+    pub peak_bytes: Option<u64>,
+}
+
+/// What Linux says of this process's memory; knows nothing elsewhere.
+pub fn process_memory() -> ProcessMemory {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ProcessMemory { resident_bytes: kib_field(&text, "VmRSS"), peak_bytes: kib_field(&text, "VmHWM") }
 }
 
 /// A number of bytes for people: `512 B`, `12.3 GB` (powers of ten).

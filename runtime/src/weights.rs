@@ -181,6 +181,11 @@ impl WeightStore {
         Ok(Self { weights })
     }
 
+    /// Weights that all start by their initialisers.
+    pub fn fresh(expected: &[ExpectedTensor], seed: u64) -> Self {
+        Self { weights: expected.iter().map(|e| (e.name.clone(), Weight::fresh(e, e.init, seed))).collect() }
+    }
+
     /// Random weights that keep every path of a model alive, for timing: what starts at one stays at one, all else is
     /// normal with standard deviation 0.02, zeros too.
     pub fn random(expected: &[ExpectedTensor], seed: u64) -> Self {

@@ -13,6 +13,7 @@ pub mod prepare;
 pub mod progress;
 pub mod report;
 pub mod sample;
+pub mod train;
 pub mod verify;
 pub mod world;
 
@@ -53,6 +54,8 @@ enum Command {
     Sample(sample::Args),
     /// The training loss of a batch and its gradients
     Grad(grad::Args),
+    /// Train a model: losses per task, checkpoints that can be gone on from, metrics
+    Train(train::Args),
     /// Compare everything that can be computed with a file of expected results
     Verify(verify::Args),
     /// Measure speed
@@ -75,6 +78,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Forward(a) => forward::run(a, cli.json),
         Command::Sample(a) => sample::run(a, cli.json),
         Command::Grad(a) => grad::run(a, cli.json),
+        Command::Train(a) => train::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
         Command::Data(a) => data::run(a, cli.json),

@@ -247,7 +247,7 @@ pub fn load(prepared: Prepared, backend: &dyn Backend) -> Result<Session, Error>
 }
 
 /// The option's text.
-fn backend_name(name: BackendName) -> &'static str {
+pub fn backend_name(name: BackendName) -> &'static str {
     match name {
         BackendName::Auto => "auto",
         BackendName::Cpu => "cpu",

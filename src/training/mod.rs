@@ -1,3 +1,15 @@
-//! Training (SPEC 9): plans that compute losses, gradients and updates.
+//! Training (SPEC 9): plans that compute losses, gradients and updates, and the loop around them.
+//!
+//! [`config`] says how to train, [`trainer`] does it: [`source`] and [`feed`] bring parameters and batches, [`draws`] what is random, [`engine`]
+//! learns from a step's batches, [`checkpoint`] and [`metrics`] keep what came of it.
 
+pub mod checkpoint;
+pub mod config;
+pub mod curve;
+pub mod draws;
+pub mod engine;
+pub mod feed;
 pub mod loss;
+pub mod metrics;
+pub mod source;
+pub mod trainer;

@@ -4,6 +4,7 @@
 pub mod bad;
 pub mod page;
 pub mod tensors;
+pub mod training;
 
 use std::ffi::OsString;
 use std::fs;

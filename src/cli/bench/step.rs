@@ -1,0 +1,151 @@
+//! `ccl bench step`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ccl::error::Error;
+use ccl::explain::Trace;
+use ccl::model_dir::ModelDir;
+use ccl::running::scales;
+use ccl_ir::{DType, Plan};
+use ccl_model::Guidance;
+use ccl_runtime::inputs::Inputs;
+use ccl_runtime::profile::CallTime;
+use ccl_runtime::random::Stream;
+use ccl_runtime::sampler::SamplerKind;
+use ccl_runtime::session::{Session, Tensors};
+use ccl_runtime::{HostData, HostTensor};
+
+use super::{Measured, Times};
+use crate::cli::args::{RunArgs, SpecArgs};
+use crate::cli::log;
+use crate::cli::prepare::{compile, memory_line, open_backend, request, required_task, warn_drift};
+
+/// Options of `ccl bench step`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Draw the weights instead of reading them; config.json is enough then
+    #[arg(long)]
+    random_weights: bool,
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// Latent sizes of the clip, e.g. 9x16x28@68
+    #[arg(long, value_name = "TxHxW@L")]
+    clip: ccl_model::Clip,
+    /// Clips at once
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    batch: usize,
+    /// Steps in one measurement
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    steps: usize,
+    /// Measurements; the median counts
+    #[arg(long, value_name = "R", default_value_t = 3)]
+    repeat: usize,
+    /// Seed of weights and inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Time every call of one more step and list the operators by their share; into a file for `ccl explain --trace`, where
+    /// one is named
+    #[arg(long, value_name = "F")]
+    trace: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Measures a denoising step.
+///
+/// # Errors
+/// When the model or an option is wrong, or the plan fails.
+pub fn run(args: &Args) -> Result<Measured, Error> {
+    if args.steps == 0 || args.repeat == 0 {
+        return Err(Error::Usage("--steps and --repeat must be at least 1".into()));
+    }
+    if let Some(Some(file)) = &args.trace {
+        ccl_runtime::write::check_writable(file)?;
+    }
+    let device = open_backend(&args.run)?;
+    let model = ModelDir::open(&args.model)?;
+    let task = required_task(&args.spec)?;
+    let mut request = request(&model.config, &args.spec, task, args.clip, args.batch);
+    let weights = if args.random_weights {
+        model.random_weights(args.seed)
+    } else {
+        let files = model.files()?;
+        if args.spec.dtype.is_none() {
+            request.dtype = model.stored_dtype(&files)?;
+        }
+        model.weights(&files, args.seed)?
+    };
+    warn_drift(&model.config, task, &args.clip);
+    let begin = Instant::now();
+    let plan = compile(&model.config, &request)?;
+    let plan_s = begin.elapsed().as_secs_f64();
+    let info = device.describe();
+    log::note(&memory_line(&plan));
+
+    let inputs = random_inputs(&plan, request.guidance, args.seed)?;
+    let begin = Instant::now();
+    let mut session = Session::new(device.as_ref(), plan.into(), &weights)?;
+    let load_s = begin.elapsed().as_secs_f64();
+    let begin = Instant::now();
+    session.prologue(&inputs)?;
+    let prologue_s = begin.elapsed().as_secs_f64();
+    let none = Tensors::new();
+    session.step(&none, 0)?;
+    let mut times = Vec::new();
+    for _ in 0..args.repeat {
+        let begin = Instant::now();
+        for k in 0..args.steps {
+            session.step(&none, k % ROWS)?;
+        }
+        times.push(begin.elapsed().as_secs_f64() / args.steps as f64);
+    }
+    let mut times = Times { steps: times, prologue_s, plan_s, load_s };
+    let calls = if args.trace.is_some() { trace(&mut session)? } else { Vec::new() };
+    let plan = session.plan();
+    if let Some(Some(file)) = &args.trace {
+        let device = format!("{} ({})", info.name, info.backend);
+        Trace::new(plan, device, times.step_s(), &calls).save(file)?;
+    }
+    let flops = plan.report.flops.get("step").copied().unwrap_or(0);
+    Ok(Measured::new(plan, flops, info, times, &calls))
+}
+
+/// Levels that the benchmark walks through.
+const ROWS: usize = 16;
+
+/// Random inputs for every port of a plan, prompts at full length.
+fn random_inputs(plan: &Plan, guidance: Guidance, seed: u64) -> Result<Inputs, Error> {
+    let mut inputs = Inputs::new();
+    for (name, value) in scales(guidance, |_| None) {
+        inputs.insert(name, HostTensor::f32([], vec![value as f32]));
+    }
+    for port in &plan.inputs {
+        let name = port.name.as_str();
+        let ty = &port.operand.ty;
+        if inputs.contains(name) || ty.dtype == DType::I32 || name == "schedule" {
+            continue;
+        }
+        let mut tensor = HostTensor::zeros(ty);
+        if let HostData::F32(data) = &mut tensor.data {
+            Stream::new(seed, name).normal(data);
+        }
+        inputs.insert(name, tensor);
+    }
+    let levels = SamplerKind::Euler.levels(ROWS, 5.0)?;
+    inputs.insert("schedule", levels.table(plan.about.batch));
+    Ok(inputs)
+}
+
+/// Times of one step's calls.
+fn trace(session: &mut Session) -> Result<Vec<CallTime>, Error> {
+    session.instance().set_profiling(true);
+    session.instance().take_profile();
+    session.step(&Tensors::new(), 0)?;
+    let times = session.instance().take_profile();
+    session.instance().set_profiling(false);
+    Ok(times)
+}

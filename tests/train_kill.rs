@@ -1,0 +1,91 @@
+//! Training that is killed again and again ends with the same bytes.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ccl::runtime::random::Stream;
+use common::training::{Place, differences};
+use common::{Ccl, entries};
+
+/// Kills.
+const KILLS: usize = 20;
+
+/// Steps are cheap: most of the time goes into checkpoints, so that many a kill finds one half written.
+const CONFIG: &str = r#"
+data = { dir = "data", held_out = 4 }
+ema = { decay = 0.9 }
+[optimiser]
+lr = 1e-2
+accumulate = 2
+[train]
+steps = 400
+batch = 2
+log_every = 5
+checkpoint_every = 2
+validate_every = 50
+keep_last = 2
+"#;
+
+fn last_step(out: &Path) -> Option<String> {
+    if !out.is_dir() {
+        return None;
+    }
+    entries(out).into_iter().rfind(|n| n.starts_with("step-"))
+}
+
+#[test]
+fn killed_twenty_times_it_ends_with_the_same_bytes() {
+    let place = Place::new(CONFIG);
+    let begin = Instant::now();
+    place.train("whole").ok();
+    let whole = begin.elapsed();
+    let resume: Ccl = place.train("killed").words("--resume");
+    let out = place.path("killed");
+    // A run that is killed lives for up to a twelfth of the whole training, so that it takes them all to come to the end.
+    let mut random = vec![0.0; 4 * KILLS];
+    Stream::new(11, "kills").uniform_at(0, &mut random);
+    let (mut kills, mut halves, mut advanced) = (0, 0, 0);
+    for r in random {
+        let before = last_step(&out);
+        let life = whole.mul_f64((f64::from(r) + 1.0) / 24.0) + Duration::from_millis(5);
+        let mut child = resume
+            .command()
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a run");
+        std::thread::sleep(life);
+        // SIGKILL: the program cannot clean up.
+        child.kill().expect("a kill");
+        let status = child.wait().expect("an end");
+        if status.success() {
+            // Quicker than thought: begin anew, or nothing would be left to kill.
+            fs::remove_dir_all(&out).expect("a removed directory");
+            continue;
+        }
+        kills += 1;
+        halves += usize::from(out.is_dir() && entries(&out).iter().any(|n| n.ends_with(".part")));
+        advanced += usize::from(last_step(&out) > before);
+        if kills == KILLS {
+            break;
+        }
+    }
+    assert_eq!(kills, KILLS);
+    println!(
+        "whole {whole:.1?}; of {KILLS} kills {halves} left a checkpoint half written, {advanced} runs had made one"
+    );
+    assert!(advanced >= 3, "the runs did not live long enough to get on: {advanced}");
+    resume.ok();
+    assert_eq!(differences(&place.path("whole/step-000400"), &out.join("step-000400")), [""; 0]);
+    let left: Vec<String> = entries(&out).into_iter().filter(|n| n.contains("step")).collect();
+    assert_eq!(left, ["step-000398", "step-000400"], "nothing is left of what was cut short");
+    let text = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+    let steps: Vec<u64> = text
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON")["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=80).map(|i| 5 * i).collect::<Vec<_>>(), "every line once");
+}
