@@ -1,4 +1,5 @@
-//! The pipeline as a time line: operations, work, traffic and memory of the program after each pass, and of every module as built.
+//! The pipeline as a time line: operations, work, traffic and memory of the program after each pass, and of every module
+//! as built.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -60,7 +61,7 @@ impl Stages {
             flops: by_name(&work, |c| c.flops),
             bytes: by_name(&work, |c| c.bytes),
             weight_bytes,
-            peak_bytes: weight_bytes + live_bytes(graph, &bindings),
+            peak_bytes: weight_bytes.saturating_add(live_bytes(graph, &bindings)),
             events,
         });
     }

@@ -39,7 +39,8 @@ impl Bound {
     }
 }
 
-/// Name, TFLOP/s in f32, TFLOP/s with half precision matrices, GB/s, microseconds to start a call; peaks as the makers publish them.
+/// Name, TFLOP/s in f32, TFLOP/s with half precision matrices, GB/s, microseconds to start a call; peaks as the makers
+/// publish them.
 type Peaks = (&'static str, f64, f64, f64, f64);
 
 const CPU: Peaks = ("a desktop with 16 cores", 2.3, 2.3, 83.0, 1.0);

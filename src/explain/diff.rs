@@ -299,9 +299,7 @@ fn modules(this: &Plan, other: &Plan) -> Vec<Pair<Count>> {
     let list = differ.map(|k| (k.1.as_str(), suffix(k.0), this.get(k).copied(), other.get(k).copied()));
     fold_pairs(list, |sum, one| {
         if let (Some(sum), Some(one)) = (sum, one) {
-            sum.nodes += one.nodes;
-            sum.flops += one.flops;
-            sum.bytes += one.bytes;
+            sum.merge(one);
         }
     })
 }

@@ -46,21 +46,20 @@ impl Part {
 
     /// Adds another part's numbers.
     fn absorb(&mut self, other: &Part) {
-        let add = |a: &mut Count, b: &Count| {
-            a.nodes += b.nodes;
-            a.flops += b.flops;
-            a.bytes += b.bytes;
-        };
-        add(&mut self.built, &other.built);
-        add(&mut self.needed, &other.needed);
-        for (&entry, count) in &other.after {
-            add(self.after.entry(entry).or_default(), count);
-        }
+        self.built.merge(&other.built);
+        self.needed.merge(&other.needed);
+        other.after.iter().for_each(|(&entry, count)| self.after.entry(entry).or_default().merge(count));
     }
 
-    /// FLOPs of the plan in one entry.
-    pub fn flops(&self, entry: Binding) -> u64 {
-        self.after.get(&entry).map_or(0, |c| c.flops)
+    /// FLOPs of the plan in every step.
+    pub fn step(&self) -> u64 {
+        self.after.get(&Binding::Step).map_or(0, |c| c.flops)
+    }
+
+    /// FLOPs of the plan before and after the loop.
+    pub fn once(&self) -> u64 {
+        let other = self.after.iter().filter(|(b, _)| **b != Binding::Step);
+        other.map(|(_, c)| c.flops).fold(0, u64::saturating_add)
     }
 
     /// Operators of the plan in all entries.
@@ -102,17 +101,19 @@ impl Item {
         self.blocks.len().max(1)
     }
 
-    /// The parts of one block together, without operators.
+    /// The parts of all its blocks together, without operators.
     pub fn total(&self) -> Part {
         let mut sum = Part { name: self.path.clone(), ..Part::default() };
-        self.parts.iter().for_each(|p| sum.absorb(p));
+        for _ in 0..self.times() {
+            self.parts.iter().for_each(|p| sum.absorb(p));
+        }
         sum
     }
 
-    /// Whether a call of the plan belongs to the first of the blocks, or to the module; and to which part.
-    pub fn holds<'a>(&self, at: &'a str) -> Option<&'a str> {
-        let (path, block, part) = split(module(at));
-        (path == self.path && block == self.blocks.first().copied()).then_some(part)
+    /// Whether a call at this path belongs to the first of the blocks, or to the module.
+    pub fn holds(&self, at: &str) -> bool {
+        let (path, block, _) = split(module(at));
+        path == self.path && block == self.blocks.first().copied()
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a plan is and how it came to be, for people: as text, as one self-contained HTML page, as a graph, and next to another plan.
+//! What a plan is and how it came to be, for people: as text, as one self-contained HTML page, as a graph, next to another
+//! plan.
 //!
 //! Everything is read from the [`ccl_ir::Plan`]: its calls, and the report that the passes left in it. [`mod@text`] and
 //! [`html`] say the same of [`kernels`], [`rules`] (events, folded over equal blocks), [`fold`] (modules, likewise),

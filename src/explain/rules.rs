@@ -20,12 +20,12 @@ pub struct Rule<'a> {
 impl Rule<'_> {
     /// Change of FLOPs by all events.
     pub fn flops(&self) -> i64 {
-        self.events.iter().map(|e| e.flops_delta).sum()
+        self.events.iter().map(|e| e.flops_delta).fold(0, i64::saturating_add)
     }
 
     /// Change of bytes by all events.
     pub fn bytes(&self) -> i64 {
-        self.events.iter().map(|e| e.bytes_delta).sum()
+        self.events.iter().map(|e| e.bytes_delta).fold(0, i64::saturating_add)
     }
 }
 
@@ -75,8 +75,8 @@ pub fn places(rule: &Rule<'_>) -> Vec<Place> {
         let p = &mut list[i];
         p.blocks.extend(block);
         p.count += 1;
-        p.flops += e.flops_delta;
-        p.bytes += e.bytes_delta;
+        p.flops = p.flops.saturating_add(e.flops_delta);
+        p.bytes = p.bytes.saturating_add(e.bytes_delta);
     }
     list
 }

@@ -112,7 +112,7 @@ impl Trace {
             if !call.is_some_and(|c| c.op.name() == t.op && c.at == t.at) {
                 let (entry, index) = (t.entry, t.index);
                 return Err(format!(
-                    "call {index} of {entry} is {} at {} in the trace and another in the plan: trace it again, for the plan's target",
+                    "call {index} of {entry} is {} at {}, another in the plan: trace it again, for the plan's target",
                     t.op, t.at
                 ));
             }

@@ -131,9 +131,10 @@ impl Seen {
 /// No window is narrower than this, whatever is asked for; a frame in one is.
 const NARROWEST: i64 = 500;
 
-/// Runs last on the page: what it looks like to the browser, as attributes of the body.
+/// Runs last on the page: what it looks like to the browser with every part open, as attributes of the body.
 const PROBE: &str = r#"<script>addEventListener("load", () => {
   const d = document.documentElement, put = (k, v) => parent.document.body.setAttribute("data-probe-" + k, v);
+  document.querySelectorAll("details").forEach((part) => (part.open = true));
   put("scheme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   put("width", innerWidth);
   put("overflow", d.scrollWidth - innerWidth);

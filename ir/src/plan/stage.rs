@@ -38,9 +38,14 @@ pub struct Count {
 impl Count {
     /// Adds one operation.
     pub fn add(&mut self, work: crate::op::Work) {
-        self.nodes += 1;
-        self.flops = self.flops.saturating_add(work.flops);
-        self.bytes = self.bytes.saturating_add(work.bytes);
+        self.merge(&Count { nodes: 1, flops: work.flops, bytes: work.bytes });
+    }
+
+    /// Adds another number of operations; what is too large stays at the largest number.
+    pub fn merge(&mut self, other: &Count) {
+        self.nodes = self.nodes.saturating_add(other.nodes);
+        self.flops = self.flops.saturating_add(other.flops);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 

@@ -12,12 +12,18 @@ use super::parts::{mark, path, table};
 pub fn section(plan: &Plan) -> Section {
     let about = &plan.about;
     let config = serde_json::to_string_pretty(&about.config).unwrap_or_default();
-    let lead = html! { "Made by " (about.compiler) ", from the model's configuration" @if plan.weights_from.is_some() { " and its weights" } "." };
+    let lead = html! {
+        "Made by " (about.compiler) ", from the model's configuration"
+        @if plan.weights_from.is_some() { " and its weights" } "."
+    };
     let body = html! {
         h3 { "Tensors" }
         (ports("Input", &plan.inputs))
         (ports("Output", &plan.outputs))
-        p.note { (plan.weights.len()) " weights, " (human_bytes(plan.report.weight_bytes)) @if let Some(from) = &plan.weights_from { ", from " code { (path(&from.directory)) } } }
+        p.note {
+            (plan.weights.len()) " weights, " (human_bytes(plan.report.weight_bytes))
+            @if let Some(from) = &plan.weights_from { ", from " code { (path(&from.directory)) } }
+        }
         details.item { summary { span.name { "Configuration" } } pre { (config) } }
     };
     Section { id: "about", title: "About", lead, body }

@@ -21,13 +21,18 @@ pub fn head(diff: &Diff) -> Markup {
             @if diff.same { "They are the same plan." }
             @else if diff.is_silent() { "The same calls, work and memory: they differ in places or details alone." }
             @else {
-                "The other plan " (clause(find("step work"), "does", "as much work in a step")) " and " (clause(find("memory"), "takes", "as much memory")) "."
+                "The other plan " (clause(find("step work"), "does", "as much work in a step"))
+                " and " (clause(find("memory"), "takes", "as much memory")) "."
             }
         }
         div.tiles {
             @for name in ["step work", "step traffic", "step calls", "memory"] {
                 @if let Some(n) = find(name) {
-                    div.tile { h3 { (name) } p.big { (n.unit.human(n.other)) } p.note { "this: " (n.unit.human(n.this)) " " (delta(n.this, n.other)) } }
+                    div.tile {
+                        h3 { (name) }
+                        p.big { (n.unit.human(n.other)) }
+                        p.note { "this: " (n.unit.human(n.this)) " " (delta(n.this, n.other)) }
+                    }
                 }
             }
         }
@@ -40,7 +45,10 @@ fn clause(n: Option<&Number>, verb: &str, same: &str) -> Markup {
         (verb) " "
         @match n {
             None => { (same) }
-            Some(n) => { b { (n.unit.human(n.other)) } " of " (if n.unit == Unit::Bytes { "memory" } else { "work in a step" }) " where this one " (verb) " " (n.unit.human(n.this)) " (" (delta(n.this, n.other)) ")" }
+            Some(n) => {
+                b { (n.unit.human(n.other)) } " of " (if n.unit == Unit::Bytes { "memory" } else { "work in a step" })
+                " where this one " (verb) " " (n.unit.human(n.this)) " (" (delta(n.this, n.other)) ")"
+            }
         }
     }
 }

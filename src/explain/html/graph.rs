@@ -1,6 +1,8 @@
 //! The graph before and after the passes, folded by block.
 
-use ccl_ir::plan::Call;
+use std::collections::BTreeMap;
+
+use ccl_ir::plan::{Call, Operand, Place};
 use ccl_ir::{Binding, Plan};
 use ccl_runtime::device::human_bytes;
 use maud::{Markup, html};
@@ -12,17 +14,22 @@ use super::parts::{blocks, delta, flops, kind, mark, path, table};
 
 /// The section.
 pub fn section(plan: &Plan) -> Section {
-    let groups = groups(plan);
+    let (groups, sources) = (groups(plan), sources(plan));
     let most = groups.iter().flat_map(|g| &g.items).map(scale).max().unwrap_or(0).max(1);
     let lead = html! {
         "The program by guidance pass and stream; blocks that are equal before and after are shown once. "
         "Open one for its parts, and a part's calls. Grey is pruned: "
-        "the task does not take that way, or nobody reads it. Dashed is computed elsewhere: merged with an equal value, or made part of another operation."
+        "the task does not take that way, or nobody reads it. Dashed is computed elsewhere: merged with an equal value, "
+        "or made part of another operation. Calls are numbered within their entry; what they read, by the number of the "
+        "call that wrote it."
     };
     let body = html! {
         ul.legend.marks { @for b in Binding::ALL { li { (mark(b)) } } }
-        p.key { "upper bar: what the task needs · lower bar: what the plan computes, " span.swatch.step {} "in every step, " span.swatch.prologue {} "once" }
-        @for g in &groups { (group(plan, g, most)) }
+        p.key {
+            "upper bar: what the task needs · lower bar: what the plan computes, "
+            span.swatch.step {} " in every step, " span.swatch.prologue {} " once"
+        }
+        @for g in &groups { (group(plan, g, most, &sources)) }
     };
     Section { id: "graph", title: "Graph", lead, body }
 }
@@ -30,17 +37,16 @@ pub fn section(plan: &Plan) -> Section {
 /// The larger of the work of an item before and after, for the length of its bars.
 fn scale(item: &Item) -> u64 {
     let t = item.total();
-    let after: u64 = Binding::ALL.iter().map(|&b| t.flops(b)).sum();
-    t.needed.flops.max(after) * item.times() as u64
+    t.needed.flops.max(t.step().saturating_add(t.once()))
 }
 
-fn group(plan: &Plan, g: &Group, most: u64) -> Markup {
-    let sum = |of: &dyn Fn(&Part) -> u64| -> u64 { g.items.iter().map(|i| of(&i.total()) * i.times() as u64).sum() };
-    let (needed, step) = (sum(&|p| p.needed.flops), sum(&|p| p.flops(Binding::Step)));
+fn group(plan: &Plan, g: &Group, most: u64, sources: &Sources) -> Markup {
+    let sum = |of: &dyn Fn(&Part) -> u64| g.items.iter().map(|i| of(&i.total())).fold(0, u64::saturating_add);
+    let (needed, step) = (sum(&|p| p.needed.flops), sum(&Part::step));
     html! {
         div.group {
-            h3 { code { (g.name) } @if needed + step > 0 { " " span.soft { (some(needed)) " → " (some(step)) " a step" } } }
-            @for item in &g.items { (one(plan, item, &g.name, most)) }
+            h3 { code { (g.name) } @if needed.max(step) > 0 { " " span.soft { (some(needed)) " → " (some(step)) " a step" } } }
+            @for item in &g.items { (one(plan, item, &g.name, most, sources)) }
         }
     }
 }
@@ -53,23 +59,24 @@ fn name(item: &Item, group: &str) -> String {
     }
 }
 
-fn one(plan: &Plan, item: &Item, group: &str, most: u64) -> Markup {
+fn one(plan: &Plan, item: &Item, group: &str, most: u64, sources: &Sources) -> Markup {
     let total = item.total();
-    let times = item.times() as u64;
-    let (needed, step) = (total.needed.flops * times, total.flops(Binding::Step) * times);
-    let once: u64 = [Binding::Load, Binding::Prologue, Binding::Epilogue].iter().map(|&b| total.flops(b) * times).sum();
+    let (needed, step, once) = (total.needed.flops, total.step(), total.once());
     let name = name(item, group);
     html! {
         details.item.(class(total.fate())) {
             summary {
-                span.name { (if name.is_empty() { group } else { &name }) @if times > 1 { b.times { "×" (times) } } }
+                span.name {
+                    (if name.is_empty() { group } else { &name })
+                    @if item.times() > 1 { b.times { "×" (item.times()) } }
+                }
                 span.marks { (fate(&total)) }
                 span.work {
-                    @if needed + step + once > 0 { (some(needed)) " → " (some(step)) (delta(needed, step)) }
-                    @else { span.soft { (operations(total.built.nodes * item.times())) } }
+                    @if needed.max(step).max(once) > 0 { (some(needed)) " → " (some(step)) (delta(needed, step)) }
+                    @else { span.soft { (operations(total.built.nodes)) } }
                 }
                 // A bar that would be a speck says nothing.
-                @if 200 * needed.max(step + once) > most {
+                @if scale(item) > most / 200 {
                     span.bars2 {
                         span.bar.was style=(width(needed, most)) {}
                         span.row { span.bar.step style=(width(step, most)) {} span.bar.prologue style=(width(once, most)) {} }
@@ -77,7 +84,7 @@ fn one(plan: &Plan, item: &Item, group: &str, most: u64) -> Markup {
                 }
             }
             (parts(item))
-            (calls(plan, item))
+            (calls(plan, item, sources))
         }
     }
 }
@@ -110,7 +117,9 @@ fn fate(part: &Part) -> Markup {
     html! {
         @match part.fate() {
             Fate::Pruned => { span.mark.none { "pruned" } }
-            Fate::Merged => { span.mark.none title="merged with an equal value, or part of another operation" { "computed elsewhere" } }
+            Fate::Merged => {
+                span.mark.none title="merged with an equal value, or part of another operation" { "computed elsewhere" }
+            }
             _ => { @for (&b, c) in &part.after { @if c.nodes > 0 { (mark(b)) } } }
         }
     }
@@ -130,24 +139,26 @@ fn operators<'a>(ops: impl Iterator<Item = (&'a str, usize)>) -> Markup {
 fn parts(item: &Item) -> Markup {
     let head = html! {
         th { "Part" }
-        th { "As built" }
-        th { "As planned" }
+        th { "When" }
         th.n { "Work needed" }
         th.n { "Work of a step" }
         th.n { "Work done once" }
-        th { "When" }
+        th { "As built" }
+        th { "As planned" }
     };
     let body = html! {
         @for p in &item.parts {
-            @let once = p.flops(Binding::Load) + p.flops(Binding::Prologue) + p.flops(Binding::Epilogue);
             tr class=(class(p.fate())) {
-                th scope="row" { @if item.blocks.is_empty() { (path(&p.name)) } @else if p.name.is_empty() { "(between the parts)" } @else { (p.name) } }
+                th scope="row" { @if p.name.is_empty() { "(between the parts)" } @else { (path(tail(&p.name, item))) } }
+                td { (fate(p)) }
+                td.n {
+                    (flops(p.needed.flops))
+                    @if p.built.flops != p.needed.flops { small.soft { "of " (flops(p.built.flops)) } }
+                }
+                td.n { (flops(p.step())) }
+                td.n { (flops(p.once())) }
                 td { (operators(p.operators.iter().map(|(name, &n)| (name.as_str(), n)))) }
                 td { (operators(p.planned().into_iter())) }
-                td.n { (flops(p.needed.flops)) @if p.built.flops != p.needed.flops { small.soft { "of " (flops(p.built.flops)) } } }
-                td.n { (flops(p.flops(Binding::Step))) }
-                td.n { (flops(once)) }
-                td { (fate(p)) }
             }
         }
     };
@@ -158,24 +169,28 @@ fn parts(item: &Item) -> Markup {
 }
 
 /// The plan's calls of one block.
-fn calls(plan: &Plan, item: &Item) -> Markup {
+fn calls(plan: &Plan, item: &Item, sources: &Sources) -> Markup {
     let mut list: Vec<(Binding, usize, &Call)> = Vec::new();
     for (&entry, calls) in &plan.entries {
-        let of = calls.iter().enumerate().filter(|(_, c)| item.holds(&c.at).is_some());
+        let of = calls.iter().enumerate().filter(|(_, c)| item.holds(&c.at));
         list.extend(of.map(|(i, c)| (entry, i, c)));
     }
     if list.is_empty() {
         return html! {};
     }
-    let all: u64 = list.iter().map(|(_, _, c)| c.work().flops).sum();
-    let head = html! { th { "Call" } th { "Operator" } th { "At" } th { "Result" } th.n { "Work" } th.n { "Share" } th.n { "Traffic" } };
+    let all = list.iter().map(|(_, _, c)| c.work().flops).fold(0, u64::saturating_add);
+    let head = html! {
+        th { "Call" } th { "Operator" } th { "At" } th { "Reads" } th { "Result" }
+        th.n { "Work" } th.n { "Share" } th.n { "Traffic" }
+    };
     let body = html! {
         @for (entry, i, call) in &list {
             @let w = call.work();
             tr {
                 td { (entry) " " (i) }
                 td { i class=(kind(call.op.name()).0) {} (call.op.name()) }
-                td { code { (path(tail(&call.at, item))) } }
+                td { code { (tail(&call.at, item)) } }
+                td { code { (reads(plan, *entry, call, sources)) } }
                 td { code { @for o in &call.outputs { (o.ty) " " } } }
                 td.n { (flops(w.flops)) }
                 td.n { @if w.flops > 0 { (percent(w.flops as f64 / all as f64)) } }
@@ -184,13 +199,63 @@ fn calls(plan: &Plan, item: &Item) -> Markup {
         }
     };
     let which = item.blocks.first().map_or(String::new(), |b| format!(" of block {b}"));
-    html! { details.calls { summary { (list.len()) @if list.len() == 1 { " call" } @else { " calls" } (which) } (table(head, body)) } }
+    html! {
+        details.calls {
+            summary { (list.len()) @if list.len() == 1 { " call" } @else { " calls" } (which) }
+            (table(head, body))
+        }
+    }
 }
 
-/// A path inside its block.
+/// What wrote each buffer: a call by entry and position, or an input by name.
+type Sources<'a> = BTreeMap<u32, Source<'a>>;
+
+enum Source<'a> {
+    Input(&'a str),
+    Call(Binding, usize),
+}
+
+fn sources(plan: &Plan) -> Sources<'_> {
+    let mut map = BTreeMap::new();
+    for port in &plan.inputs {
+        if let Place::Buffer(b) = port.operand.place {
+            map.insert(b, Source::Input(&port.name));
+        }
+    }
+    for (&entry, calls) in &plan.entries {
+        for (i, output) in calls.iter().enumerate().flat_map(|(i, c)| c.outputs.iter().map(move |o| (i, o))) {
+            if let Place::Buffer(b) = output.place {
+                map.insert(b, Source::Call(entry, i));
+            }
+        }
+    }
+    map
+}
+
+/// What a call reads: positions of calls, those of other entries with their name, inputs and weights.
+fn reads(plan: &Plan, entry: Binding, call: &Call, sources: &Sources) -> String {
+    let name = |operand: &Operand| match operand.place {
+        Place::Weight(w) => plan.weights.get(w as usize).map_or(String::new(), |w| tail_of_weight(&w.name).to_string()),
+        Place::Buffer(b) => match sources.get(&b) {
+            Some(Source::Call(e, i)) if *e == entry => i.to_string(),
+            Some(Source::Call(e, i)) => format!("{e} {i}"),
+            Some(Source::Input(name)) => (*name).to_string(),
+            None => "?".into(),
+        },
+    };
+    call.inputs.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// The last two steps of a weight's path: `q.weight`.
+fn tail_of_weight(name: &str) -> &str {
+    name.rmatch_indices('.').nth(1).map_or(name, |(i, _)| &name[i + 1..])
+}
+
+/// A path inside its block, or inside its stream.
 fn tail<'a>(at: &'a str, item: &Item) -> &'a str {
     match item.blocks.first() {
         Some(n) => at.strip_prefix(&format!("{}.{n}.", item.path)).unwrap_or(at),
+        None if at.contains('/') => at.split_once('.').map_or(at, |(_, tail)| tail),
         None => at,
     }
 }

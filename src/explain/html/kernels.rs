@@ -16,8 +16,9 @@ use super::parts::{flops, kind, path, table};
 /// The section.
 pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section {
     let lead = html! {
-        "Calls summed up by kernel. Time is " b { "an estimate" } ": the larger of work at " (human_rate(machine.flops_per_s, "FLOP/s"))
-        " and traffic at " (human_rate(machine.bytes_per_s, "B/s")) ", and " (human_seconds(machine.launch_s)) " to start a call: published peaks of "
+        "Calls summed up by kernel. Time is " b { "an estimate" } ": the larger of work at "
+        (human_rate(machine.flops_per_s, "FLOP/s")) " and traffic at " (human_rate(machine.bytes_per_s, "B/s")) ", and "
+        (human_seconds(machine.launch_s)) " to start a call: published peaks of "
         (machine.name) ", which no kernel exceeds."
         @if let Some(t) = trace { " Measured times are from " (t.device) "." }
     };
@@ -86,13 +87,22 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
                 td.n { (k.count) }
                 td.n { (flops(k.flops)) }
                 td.n { (human_bytes(k.bytes)) }
-                td.n { @if k.flops > 0 { (format!("{:.0}", k.flops as f64 / k.bytes.max(1) as f64)) } @else { span.soft { "–" } } }
+                td.n {
+                    @if k.flops > 0 { (format!("{:.0}", k.flops as f64 / k.bytes.max(1) as f64)) }
+                    @else { span.soft { "–" } }
+                }
             }
         }
     };
     let calls = plan.calls(entry).len();
     html! {
-        h3 { (entry) span.soft { " · " (calls) " calls · at least " (human_seconds(total)) @if trace.is_some() { " · measured " (human_seconds(all_measured)) } } }
+        h3 {
+            (entry)
+            span.soft {
+                " · " (calls) " calls · at least " (human_seconds(total))
+                @if trace.is_some() { " · measured " (human_seconds(all_measured)) }
+            }
+        }
         (table(head, body))
     }
 }

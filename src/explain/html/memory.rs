@@ -7,8 +7,9 @@ use ccl_runtime::device::human_bytes;
 use maud::{Markup, html};
 
 use super::super::lifetimes::{Life, lifetimes, live_bytes};
+use super::super::units::percent;
 use super::Section;
-use super::parts::{KINDS, kind, legend, short, table};
+use super::parts::{KINDS, kind, legend, path, short, table};
 
 /// Buffers that get a rectangle and a tooltip of their own; smaller and shorter ones share a shape by kind.
 const MOST_RECTS: usize = 700;
@@ -23,8 +24,9 @@ const MOST_ROWS: usize = 12;
 pub fn section(plan: &Plan) -> Section {
     let r = &plan.report;
     let lead = html! {
-        "Working memory (" (human_bytes(plan.scratch_bytes)) ") is shared by all entries and planned call by call. Each block is a buffer: from the call "
-        "that writes it to the last that reads it, at its place in memory. Weights (" (human_bytes(r.weight_bytes)) ") and kept values ("
+        "Working memory (" (human_bytes(plan.scratch_bytes)) ") is shared by all entries and planned call by call. "
+        "Each block is a buffer: from the call that writes it to the last that reads it, at its place in memory. "
+        "Weights (" (human_bytes(r.weight_bytes)) ") and kept values ("
         (human_bytes(plan.persistent_bytes)) ") stay where they are and are not drawn."
     };
     let entries = [Binding::Step, Binding::Prologue, Binding::Load, Binding::Epilogue];
@@ -79,7 +81,7 @@ fn picture(lives: &[Life], calls: Range<usize>, extent: u64, live: Option<&[u64]
         let (width, height) = ((last - first + 1) as f64 * across, l.bytes as f64 * up);
         [x, 1000.0 - l.offset as f64 * up - height, width, height.max(0.5)].map(short)
     };
-    let path = |class: &str| {
+    let outline = |class: &str| {
         let of = small.iter().filter(|l| kind(l.by.op.name()).0 == class).map(|l| {
             let [x, y, w, h] = corner(l);
             format!("M{x} {y}h{w}v{h}h-{w}z")
@@ -92,7 +94,7 @@ fn picture(lives: &[Life], calls: Range<usize>, extent: u64, live: Option<&[u64]
                 span.y-top { (human_bytes(extent)) }
                 svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="buffers over time" {
                     @for (class, _) in KINDS {
-                        @let d = path(class);
+                        @let d = outline(class);
                         @if !d.is_empty() { path class=(class) d=(d) {} }
                     }
                     @for l in large {
@@ -105,7 +107,8 @@ fn picture(lives: &[Life], calls: Range<usize>, extent: u64, live: Option<&[u64]
             figcaption {
                 span { "call " (calls.start) }
                 output.tip aria-live="polite" {
-                    @if live.is_some() { "line: bytes alive" } @if !small.is_empty() { " · the " (small.len()) " smallest have no tooltip" }
+                    @if live.is_some() { "line: bytes alive" }
+                    @if !small.is_empty() { " · the " (small.len()) " smallest have no tooltip" }
                 }
                 span { "call " (calls.end.saturating_sub(1)) }
             }
@@ -131,14 +134,20 @@ fn curve(live: &[u64], up: f64) -> String {
 fn fullest(lives: &[Life], peak: usize, most: u64) -> Markup {
     let mut alive: Vec<&Life> = lives.iter().filter(|l| l.first <= peak && peak <= l.last).collect();
     alive.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.offset));
-    let head = html! { th { "Alive at call " (peak) } th { "Type" } th.n { "Size" } th.n { "Share" } th.n { "Written" } th.n { "Last read" } };
+    let head = html! {
+        th { "Alive at call " (peak) } th { "Type" }
+        th.n { "Size" } th.n { "Share" } th.n { "Written" } th.n { "Last read" }
+    };
     let body = html! {
         @for l in alive.iter().take(MOST_ROWS) {
             tr {
-                th scope="row" { i class=(kind(l.by.op.name()).0) {} (l.by.op.name()) small.soft { code { (super::parts::path(&l.by.at)) } } }
+                th scope="row" {
+                    i class=(kind(l.by.op.name()).0) {} (l.by.op.name())
+                    small.soft { code { (path(&l.by.at)) } }
+                }
                 td { code { @if let Some(o) = l.by.outputs.get(l.port) { (o.ty) } } }
                 td.n { (human_bytes(l.bytes)) }
-                td.n { (super::super::units::percent(l.bytes as f64 / most.max(1) as f64)) }
+                td.n { (percent(l.bytes as f64 / most.max(1) as f64)) }
                 td.n { (l.first) }
                 td.n { (l.last) }
             }

@@ -1,7 +1,7 @@
 //! The explanation as one HTML page that needs nothing else: no network, no script to be read, any width, light or dark.
 //!
-//! One module for each section. Every text goes through `maud`, which escapes it; the policy in the page's head forbids the browser to
-//! load anything.
+//! One module for each section. Every text goes through `maud`, which escapes it; the policy in the page's head forbids the
+//! browser to load anything.
 
 mod about;
 mod diff;

@@ -15,7 +15,8 @@ use super::parts::{delta, flops, short, table};
 pub fn section(plan: &Plan) -> Section {
     let stages = &plan.report.stages;
     let lead = html! {
-        "The program after each pass, in order. Until " code { "hoist" } " has given every value its binding time, all work counts as the step's. "
+        "The program after each pass, in order. Until " code { "hoist" } " has given every value its binding time, "
+        "all work counts as the step's. "
         "Memory is an estimate in the graph's own order, until " code { "lower" } " has placed every buffer."
     };
     let body = if stages.is_empty() {
@@ -46,7 +47,8 @@ fn step_bytes(s: &Stage) -> u64 {
 }
 
 fn once_flops(s: &Stage) -> u64 {
-    of(&s.flops, Binding::Load) + of(&s.flops, Binding::Prologue) + of(&s.flops, Binding::Epilogue)
+    let once = [Binding::Load, Binding::Prologue, Binding::Epilogue];
+    once.iter().map(|&b| of(&s.flops, b)).fold(0, u64::saturating_add)
 }
 
 /// One column for each stage.

@@ -56,7 +56,9 @@ fn rule(r: &Rule) -> Markup {
                 @else if let Some(first) = places.first() { span.law.reason { (first.reason) } }
             }
             (table(head(r.applied), html! { @for p in places.iter().take(MOST_PLACES) { (place(p, r.applied)) } }))
-            @if places.len() > MOST_PLACES { p.note { "and " (places.len() - MOST_PLACES) " more places; " code { "ccl explain --events" } " lists all" } }
+            @if places.len() > MOST_PLACES {
+                p.note { "and " (places.len() - MOST_PLACES) " more places; " code { "ccl explain --events" } " lists all" }
+            }
         }
     }
 }

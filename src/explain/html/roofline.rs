@@ -26,10 +26,15 @@ struct Dot {
 /// The section.
 pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section {
     let lead = html! {
-        "How much a kernel computes for each byte it moves, and how fast. The roof is what " (machine.name) " can do: " (human_rate(machine.bytes_per_s, "B/s"))
-        " on the slope, " (human_rate(machine.flops_per_s, "FLOP/s")) " on the flat. A dot's area is its share of the time; filled is the step, open what runs once. "
-        @if trace.is_some() { "Measured kernels lie where the trace puts them; the roof is the target's, which may not be the machine that ran it." }
-        @else { "Without measured times (" code { "ccl bench step --trace F" } ", " code { "ccl explain --trace F" } ") the estimate puts every dot just under the roof." }
+        "How much a kernel computes for each byte it moves, and how fast. The roof is what " (machine.name) " can do: "
+        (human_rate(machine.bytes_per_s, "B/s")) " on the slope, " (human_rate(machine.flops_per_s, "FLOP/s")) " on the flat. "
+        "A dot's area is its share of the time; filled is the step, open what runs once. "
+        @if trace.is_some() {
+            "Measured kernels lie where the trace puts them; the roof is the target's, which may not be the machine that ran it."
+        } @else {
+            "Without measured times (" code { "ccl bench step --trace F" } ", " code { "ccl explain --trace F" }
+            ") the estimate puts every dot just under the roof."
+        }
     };
     let (dots, without, rest) = dots(plan, machine, trace);
     let body = html! {
@@ -39,7 +44,10 @@ pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section
             (legend(dots.iter().map(|d| d.kernel.name.as_str())))
         }
         @if !without.is_empty() {
-            p.note { "Not on the plot, for their FLOPs are not counted: " (without.join(", ")) "; " (percent(rest)) " of the step's time." }
+            p.note {
+                "Not on the plot, for their FLOPs are not counted: " (without.join(", ")) "; " (percent(rest))
+                " of the step's time."
+            }
         }
     };
     Section { id: "roofline", title: "Roofline", lead, body }
@@ -101,7 +109,8 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
                     }
                     @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step) {
-                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d))) text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
+                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d)))
+                            text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
                     }
                 }
                 @for v in tick(y) { span.ylabel style={ "top:" (up(v)) } { (human_rate(v, "FLOP/s")) } }

@@ -41,7 +41,7 @@ fn of(map: &BTreeMap<String, u64>, b: Binding) -> u64 {
 fn sentence(plan: &Plan) -> Markup {
     let r = &plan.report;
     let (before, after) = (of(&r.flops_before, Binding::Step), of(&r.flops, Binding::Step));
-    let once = of(&r.flops, Binding::Prologue) + of(&r.flops, Binding::Load);
+    let once = of(&r.flops, Binding::Prologue).saturating_add(of(&r.flops, Binding::Load));
     let above = r.peak_bytes as f64 / r.live_lower_bound_bytes.max(1) as f64 - 1.0;
     html! {
         p.sentence {
@@ -100,7 +100,8 @@ fn memory(plan: &Plan) -> Markup {
     let below = html! {
         div.stack {
             @for (name, n) in pieces {
-                span class={ "s-" (name) } style={ "width:" (format!("{:.1}", 100.0 * n as f64 / all)) "%" } title={ (name) " " (human_bytes(n)) } {}
+                span class={ "s-" (name) } style={ "width:" (format!("{:.1}", 100.0 * n as f64 / all)) "%" }
+                    title={ (name) " " (human_bytes(n)) } {}
             }
         }
         ul.legend { @for (name, n) in pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
