@@ -45,8 +45,8 @@ fn sampling_says_how_far_it_is_and_where_the_result_is() {
     assert_eq!(entries(dir.path()), ["clip.safetensors"], "nothing else is left");
 }
 
-/// Every option that CLI.md names for a command which this version has.
-const OPTIONS: [(&str, &str); 10] = [
+/// Every option that other programs may rely on.
+const OPTIONS: [(&str, &str); 17] = [
     ("devices", "--json"),
     ("compile", "--json --model --task --clip --batch --guidance --dtype --target --output"),
     (
@@ -71,6 +71,13 @@ const OPTIONS: [(&str, &str); 10] = [
         "--json --model --random-weights --task --clip --guidance --steps --repeat --backend --dtype --seed --trace",
     ),
     ("bench train", "--json --model --random-weights --task --clip --batch --steps --repeat --backend --seed --trace"),
+    ("world eval", "--json --model --task --clips --rate --steps --shift --guidance --scale --seed --backend"),
+    ("data synth", "--json --output --clips --rate --seed --shard-size --dtype"),
+    ("data check", "--json"),
+    ("data info", "--json"),
+    ("world prompt", "--json --colour --pitches --from --sample --clips --output"),
+    ("world decode", "--json --input --index --output"),
+    ("world measure", "--json --input --data --sample --clips"),
 ];
 
 #[test]

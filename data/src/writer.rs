@@ -124,7 +124,11 @@ impl Writer {
         }
         let bytes = safetensors::serialize(views, None)
             .map_err(|e| RuntimeError::file(&shown, format!("cannot write tensors: {e}")))?;
-        write_atomic(&path, &bytes)?;
+        write_atomic(&path, &bytes).map_err(|e| match e {
+            // The hidden directory's name says nothing to the user.
+            RuntimeError::Io { action, source, .. } => RuntimeError::io(&shown, action, source),
+            other => other,
+        })?;
         self.shards.push(Shard {
             file,
             samples: self.samples - self.written,

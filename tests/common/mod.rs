@@ -98,6 +98,12 @@ impl Ccl {
         self
     }
 
+    /// One more word, which may have blanks.
+    pub fn arg(mut self, word: impl Into<OsString>) -> Self {
+        self.args.push(word.into());
+        self
+    }
+
     /// The weights' and inputs' options for a case.
     pub fn on(self, case: &Path) -> Self {
         self.with("--model", case).with("--inputs", inputs(case))

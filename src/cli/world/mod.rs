@@ -24,6 +24,10 @@ enum What {
     /// `video` and `audio`, for v2a and a2v.
     Prompt(prompt::Args),
     /// Turn latents into something to watch and to hear: PREFIX.png, .gif, .wav, and .mp4 where there is an ffmpeg
+    ///
+    /// Nothing learned is needed: the video latent's four directions are shown as four colours, the audio latent's eight as four pitches in
+    /// four timbres. A clip is 4 seconds, 100 pictures; sound and pictures end together. The PNG has a whole clip on one page: its frames,
+    /// impacts and onsets as the detectors find them, the pitches over time, and the sound's wave.
     Decode(decode::Args),
     /// Measure how well picture, sound and prompt agree, beside what chance gives
     ///

@@ -119,7 +119,8 @@ fn bands(page: &mut Page, audio: &[f32], top: i32) -> Result<(), WorldError> {
             }
         }
         for k in 0..PITCHES {
-            let loud = (dot(x, pitch(k)) / BURST).clamp(0.0, 1.0).sqrt();
+            // Without the faint noise of latents that a model made.
+            let loud = ((dot(x, pitch(k)) / BURST - 0.08) / 0.92).clamp(0.0, 1.0).powf(0.7);
             let mixed: [u8; 3] = std::array::from_fn(|c| (NIGHT[c] + loud * (colour[c] - NIGHT[c])) as u8);
             let (left, right) = (edge(token), edge(token + 1));
             let band = top + (PITCHES - 1 - k) as i32 * BAND;
