@@ -1,12 +1,11 @@
 //! Plans written by hand, for the tests of runtimes.
 #![allow(dead_code)]
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use ccl_ir::ops::{Attention, Binary, BinaryKind, Constant, Index, Linear};
-use ccl_ir::plan::{ALIGNMENT, About, Buffer, Call, Operand, Place, PlanWeight, Port, Region, Report};
+use ccl_ir::plan::{ALIGNMENT, About, Buffer, Call, Operand, Place, PlanState, PlanWeight, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::weights::{ExpectedTensor, Init, WeightStore};
@@ -69,6 +68,33 @@ impl Builder {
         let call = Call { op, inputs: inputs.iter().map(|&o| o.clone()).collect(), outputs, at: at.into() };
         self.plan.entries.entry(entry).or_default().push(call);
         first
+    }
+
+    /// Adds a tensor to the table of states, and uses it.
+    pub fn state(&mut self, name: &str, ty: TensorType) -> Operand {
+        let (offset, bytes) = (self.plan.state_bytes, ty.bytes());
+        self.skip_state(&ty);
+        let buffer = self.plan.buffers.len() as u32;
+        self.plan.buffers.push(Buffer { region: Region::State, offset, bytes });
+        self.plan.states.push(PlanState { name: name.into(), ty: ty.clone(), buffer });
+        dense(Place::Buffer(buffer), ty)
+    }
+
+    /// Adds a tensor to the table of states that other plans use.
+    pub fn skip_state(&mut self, ty: &TensorType) {
+        self.plan.state_bytes += ty.bytes().next_multiple_of(ALIGNMENT);
+    }
+
+    /// Adds a call whose outputs are the next values of its first inputs, at their places.
+    pub fn update(&mut self, entry: Binding, at: &str, op: impl Into<Op>, inputs: &[&Operand], outputs: usize) {
+        let next = |o: &Operand| {
+            let Place::Buffer(b) = o.place else { panic!("{at}: updates a weight") };
+            self.plan.buffers.push(self.plan.buffers[b as usize].clone());
+            dense(Place::Buffer(self.plan.buffers.len() as u32 - 1), o.ty.clone())
+        };
+        let outputs = inputs[..outputs].iter().copied().map(next).collect();
+        let call = Call { op: op.into(), inputs: inputs.iter().map(|&o| o.clone()).collect(), outputs, at: at.into() };
+        self.plan.entries.entry(entry).or_default().push(call);
     }
 
     pub fn output(&mut self, name: &str, operand: &Operand, binding: Binding) {
