@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ccl_ir::interp::{evaluate, random_bindings};
-use ccl_ir::random_graph::{Expected, Failure, Recipe, VALUES, grow, hunt, shrink};
+use ccl_ir::random_graph::{Expected, Failure, Recipe, VALUES, found, grow, hunt, shrink};
 use ccl_ir::{DType, Graph, Op, text, verify::verify};
 
 fn names(graph: &Graph) -> Vec<&'static str> {
@@ -99,4 +99,13 @@ fn failures_are_shrunk_to_what_matters() {
 fn a_check_that_panics_fails() {
     let failure = hunt(0..1, &Recipe::default(), |_| panic!("index out of bounds")).unwrap_err();
     assert!(failure.problem.contains("index out of bounds"), "{failure}");
+}
+
+#[test]
+fn graphs_that_were_found_are_graphs() {
+    for (name, graph) in found() {
+        verify(&graph).unwrap();
+        let expected = Expected::of(&graph, None).unwrap();
+        assert!(expected.bounds.values().all(|bound| *bound < 0.05), "{name}: {expected:?}");
+    }
 }

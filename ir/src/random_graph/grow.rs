@@ -12,6 +12,9 @@ use crate::types::{DType, TensorType};
 /// Largest number in a graph: far inside of what half precision holds.
 const LARGEST: f64 = 1e3;
 
+/// How far rounding to half precision may move a value, relative L2.
+const HALF: f64 = 2e-2;
+
 /// What random graphs are like.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -38,8 +41,7 @@ pub fn grow(seed: u64, recipe: &Recipe) -> Graph {
         recipe,
         dice: Dice { stream: Stream::new(seed, "random graph"), rolls: 0 },
         samples: samples(recipe),
-        exact: Vec::new(),
-        noisy: Vec::new(),
+        held: Vec::new(),
         pool: Vec::new(),
     };
     let mut added = 0;
@@ -80,12 +82,18 @@ pub(super) struct Grower<'a> {
     pub recipe: &'a Recipe,
     pub dice: Dice,
     samples: Vec<Vec<Sample<Op>>>,
-    /// The results of every node.
-    exact: Vec<Vec<Tensor<f64>>>,
-    /// The same as inexact kernels may have them.
-    noisy: Vec<Vec<Tensor<f64>>>,
+    held: Vec<Held>,
     /// Values that operators may read.
     pub pool: Vec<Value>,
+}
+
+/// The results of a node.
+struct Held {
+    exact: Vec<Tensor<f64>>,
+    /// As inexact kernels may have them.
+    single: Vec<Tensor<f64>>,
+    /// The same where what has half precision in the graph is rounded to it.
+    half: Vec<Tensor<f64>>,
 }
 
 /// The value that was grown, or nothing where what the dice asked for cannot be had.
@@ -111,8 +119,7 @@ impl Grower<'_> {
             _ => {
                 self.graph = graph;
                 self.pool.truncate(pool);
-                self.exact.truncate(self.graph.nodes().len());
-                self.noisy.truncate(self.graph.nodes().len());
+                self.held.truncate(self.graph.nodes().len());
                 false
             }
         }
@@ -124,47 +131,48 @@ impl Grower<'_> {
         let op = op.into();
         let at = op.given_name().map_or(at, str::to_owned);
         let value = self.graph.add(at, op, inputs).ok()?;
-        if value.node.index() < self.exact.len() {
+        if value.node.index() < self.held.len() {
             return Some(value);
         }
-        let (exact, noisy) = self.evaluate(value.node)?;
-        self.exact.push(exact);
-        self.noisy.push(noisy);
+        self.held.push(self.evaluate(value.node)?);
         let small = self.graph.node(value.node).types.iter().all(|t| t.elements() <= 4 * self.recipe.elements);
         small.then_some(value)
     }
 
-    fn evaluate(&self, id: NodeId) -> Option<(Vec<Tensor<f64>>, Vec<Tensor<f64>>)> {
+    fn evaluate(&self, id: NodeId) -> Option<Held> {
         let node = self.graph.node(id);
         if let Some(value) = random_value(&self.graph, &node.op, VALUES) {
-            return Some((vec![value.clone()], vec![value]));
+            return Some(Held { exact: vec![value.clone()], single: vec![value.clone()], half: vec![value] });
         }
-        let of = |known: &[Vec<Tensor<f64>>]| -> Vec<Tensor<f64>> {
-            node.inputs.iter().map(|v| known[v.node.index()][usize::from(v.port)].clone()).collect()
+        let inputs = |of: fn(&Held) -> &Vec<Tensor<f64>>| -> Vec<&Tensor<f64>> {
+            node.inputs.iter().map(|v| &of(&self.held[v.node.index()])[usize::from(v.port)]).collect()
         };
-        let (exact, noisy) = (of(&self.exact), of(&self.noisy));
-        let noise = Noise { stream: Stream::new(0, "growth"), storage: None };
-        let exact = node.op.eval(&exact.iter().collect::<Vec<_>>()).ok()?;
-        let noisy = noise.evaluate(id.0.into(), &self.graph, node, &noisy.iter().collect::<Vec<_>>()).ok()?;
-        Some((exact, noisy))
+        let noisy = |halves, inputs: Vec<&Tensor<f64>>| {
+            let noise = Noise { stream: Stream::new(0, "growth"), storage: None, halves };
+            noise.evaluate(id.0.into(), &self.graph, node, &inputs).ok()
+        };
+        Some(Held {
+            exact: node.op.eval(&inputs(|h| &h.exact)).ok()?,
+            single: noisy(false, inputs(|h| &h.single))?,
+            half: noisy(true, inputs(|h| &h.half))?,
+        })
     }
 
     /// Whether a node's results are numbers of a sound size that rounding moves little.
     fn sound(&self, value: Value) -> bool {
-        let results = self.exact[value.node.index()].iter().zip(&self.noisy[value.node.index()]);
-        let limit = match self.recipe.half {
-            Some(_) => self.recipe.sensitivity.max(2e-2),
-            None => self.recipe.sensitivity,
-        };
-        results.into_iter().all(|(exact, noisy)| {
-            exact.data.iter().all(|x| x.abs() <= LARGEST) && relative_l2(&noisy.data, &exact.data) <= limit
+        let Held { exact, single, half } = &self.held[value.node.index()];
+        let near = |a: &Tensor<f64>, b: &Tensor<f64>, limit| relative_l2(&a.data, &b.data) <= limit;
+        exact.iter().zip(single).zip(half).all(|((exact, single), half)| {
+            let moderate = exact.data.iter().all(|x| x.abs() <= LARGEST);
+            moderate && near(single, exact, self.recipe.sensitivity) && near(half, exact, HALF)
         })
     }
 
-    /// A new input or weight. Inputs are of the prologue or the step.
+    /// A new input or weight. Inputs are of the prologue or the step; plans have none in half precision.
     pub fn given(&mut self, ty: &TensorType) -> Grown {
         let n = self.graph.nodes().len();
-        let op: Op = match self.dice.below(4) {
+        let half = ty.dtype.is_float() && ty.dtype != DType::F32;
+        let op: Op = match if half { 1 } else { self.dice.below(4) } {
             0 => ops::Input { name: format!("p{n}"), ty: ty.clone(), binding: Binding::Prologue }.into(),
             1 => ops::Weight { name: format!("w{n}"), ty: ty.clone() }.into(),
             _ => ops::Input { name: format!("x{n}"), ty: ty.clone(), binding: Binding::Step }.into(),
@@ -230,6 +238,8 @@ impl Grower<'_> {
                     inputs.push(count);
                     continue;
                 }
+                // Angles are a thousand times a time: a computed one would be a wrong one.
+                Op::TimeFeatures(_) => self.given(ty)?,
                 // Matrices may be stored in half precision.
                 Op::Linear(_) if i == 1 && self.recipe.half.is_some() && self.dice.below(2) == 0 => {
                     self.given(&ty.with_dtype(self.recipe.half?))?
@@ -310,10 +320,24 @@ impl Grower<'_> {
         for (i, value) in named.into_iter().enumerate() {
             // The first is always wanted: no output at all is an error.
             let flag = if i == 0 { None } else { self.dice.of(&[None, None, Some("yes"), Some("no")]) };
+            let value = in_single(&mut self.graph, value);
             self.graph.output(format!("y{i}"), value, flag);
         }
         self.graph
     }
+}
+
+/// A value as plans give it out: what is in half precision in `f32`.
+pub(super) fn in_single(graph: &mut Graph, value: Value) -> Value {
+    match graph.ty(value).dtype {
+        DType::F32 | DType::I32 => value,
+        _ => added(graph, "out", Cast { to: DType::F32 }.into(), &[value]),
+    }
+}
+
+/// Adds a node whose operator is known to take these inputs.
+pub(super) fn added(graph: &mut Graph, at: &str, op: Op, inputs: &[Value]) -> Value {
+    graph.add(at, op, inputs).unwrap_or_else(|e| unreachable!("the types are known to fit: {e}"))
 }
 
 /// Random choices in a row.

@@ -34,6 +34,7 @@ pub use noise::Expected;
 pub use shrink::shrink;
 
 use crate::graph::Graph;
+use crate::interp::{evaluate, random_bindings};
 
 /// Seed of the values of every random graph's inputs and weights, by [`crate::interp::random_bindings`]. It is the seed
 /// that passes are validated with: a graph is well conditioned on these values, not on all.
@@ -42,6 +43,19 @@ pub const VALUES: u64 = 20;
 /// The answers to the routes of random graphs, by flag.
 pub fn answers() -> BTreeMap<String, bool> {
     BTreeMap::from([("yes".into(), true), ("no".into(), false)])
+}
+
+/// Graphs on which something was wrong once, by name: what random graphs found, as small as it got. Every test of random graphs runs
+/// on them too.
+pub fn found() -> Vec<(&'static str, Graph)> {
+    const TEXTS: &[(&str, &str)] = &[
+        ("constant_gives_shape", include_str!("found/constant_gives_shape.txt")),
+        ("constant_gives_type", include_str!("found/constant_gives_type.txt")),
+        ("epilogue_gives_type", include_str!("found/epilogue_gives_type.txt")),
+        ("tokens_reach_log_sum_exp", include_str!("found/tokens_reach_log_sum_exp.txt")),
+    ];
+    let read = |text: &str| text.parse().unwrap_or_else(|e| unreachable!("the texts are tested: {e}"));
+    TEXTS.iter().map(|(name, text)| (*name, read(text))).collect()
 }
 
 /// A graph that did not pass a check.
@@ -82,10 +96,16 @@ pub fn hunt(
     for seed in seeds {
         let graph = grow(seed, recipe);
         if problem(&graph).is_some() {
-            let graph = shrink(graph, |g| problem(g).is_some());
+            let graph = shrink(graph, |g| finite(g) && problem(g).is_some());
             let problem = problem(&graph).unwrap_or_else(|| "fails in some runs only".into());
             return Err(Box::new(Failure { seed, graph, problem }));
         }
     }
     Ok(())
+}
+
+/// Whether the results are numbers. Those of what is grown are, those of a part of it need not be: a window's mask holds infinities.
+fn finite(graph: &Graph) -> bool {
+    let results = evaluate(graph, &random_bindings(graph, VALUES));
+    results.is_ok_and(|all| all.values().flat_map(|t| &t.data).all(|x| x.is_finite()))
 }

@@ -40,7 +40,7 @@ impl Expected {
         let values = evaluate(graph, &given)?;
         let mut bounds: BTreeMap<String, f64> = values.keys().map(|name| (name.clone(), LEAST)).collect();
         for run in 0..RUNS {
-            let noise = Noise { stream: Stream::new(run, "noise"), storage };
+            let noise = Noise { stream: Stream::new(run, "noise"), storage, halves: true };
             let mut number = 0;
             let disturbed = revised(graph, &given, |node, inputs| {
                 number += 1;
@@ -75,7 +75,10 @@ impl Expected {
 /// One way to be wrong.
 pub(super) struct Noise {
     pub stream: Stream,
+    /// Half precision that any real numbers may be stored in.
     pub storage: Option<DType>,
+    /// Whether what has half precision in the graph is rounded to it.
+    pub halves: bool,
 }
 
 impl Noise {
@@ -125,7 +128,7 @@ impl Noise {
             DType::F32 | DType::I32 => 0.0,
         };
         let stored = self.storage.filter(|_| ty.dtype.is_float()).map_or(0.0, of);
-        of(dtype).max(stored)
+        if self.halves { of(dtype).max(stored) } else { stored }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Smaller graphs that still fail.
 
+use super::grow::{added, in_single};
 use crate::graph::{Binding, Graph, NodeId, Value};
 use crate::op::Op;
-use crate::ops::Input;
+use crate::ops::{Input, Weight};
+use crate::types::DType;
 
 /// Checks that one shrinking makes at most.
 const CHECKS: usize = 2000;
@@ -46,6 +48,7 @@ pub fn shrink(graph: Graph, fails: impl Fn(&Graph) -> bool) -> Graph {
             if ports.into_iter().any(|value| {
                 let mut prefix = best.clone();
                 prefix.outputs.clear();
+                let value = in_single(&mut prefix, value);
                 prefix.output("y", value, None);
                 better(&mut best, Some(rebuilt(&prefix, |_| None)))
             }) {
@@ -82,7 +85,7 @@ fn size(graph: &Graph) -> (usize, usize, usize) {
 enum Instead {
     /// An earlier value of the old graph.
     Value(Value),
-    /// Inputs of the types of its results.
+    /// Inputs of the types of its results; weights where they are in half precision.
     Input,
 }
 
@@ -113,8 +116,12 @@ fn rebuilt(graph: &Graph, instead: impl Fn(NodeId) -> Option<Instead>) -> Graph 
                     while graph.find(&name).is_some() {
                         name.push('\'');
                     }
-                    let op = Input { name: name.clone(), ty: ty.clone(), binding: Binding::Step };
-                    added(&mut new, &name, op.into(), &[])
+                    let (given, ty) = (name.clone(), ty.clone());
+                    let op: Op = match ty.dtype {
+                        DType::F32 | DType::I32 => Input { name, ty, binding: Binding::Step }.into(),
+                        DType::F16 | DType::Bf16 => Weight { name, ty }.into(),
+                    };
+                    added(&mut new, &given, op, &[])
                 };
                 node.types.iter().enumerate().map(input).collect()
             }
@@ -131,9 +138,4 @@ fn rebuilt(graph: &Graph, instead: impl Fn(NodeId) -> Option<Instead>) -> Graph 
         new.output(o.name.clone(), value, o.wanted_if.as_deref());
     }
     new
-}
-
-/// Adds a node whose operator takes inputs of these types, since it did so before.
-fn added(graph: &mut Graph, at: &str, op: Op, inputs: &[Value]) -> Value {
-    graph.add(at, op, inputs).unwrap_or_else(|e| unreachable!("the types did not change: {e}"))
 }
