@@ -61,8 +61,7 @@ pub fn shrink(graph: Graph, fails: impl Fn(&Graph) -> bool) -> Graph {
                 continue;
             }
             let node = best.node(id).clone();
-            let own = &node.types[0];
-            let same = node.inputs.iter().copied().find(|&v| best.ty(v) == own);
+            let same = node.inputs.iter().copied().find(|&v| node.types == [best.ty(v).clone()]);
             let passed = same.map(|v| rebuilt(&best, |n| (n == id).then_some(Instead::Value(v))));
             if !better(&mut best, passed) {
                 let cut = rebuilt(&best, |n| (n == id).then_some(Instead::Input));
