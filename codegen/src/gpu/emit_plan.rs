@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::blueprint::Blueprint;
 use super::emit::{EmitError, KernelText, emit};
 use super::launch::{Launch, LowerError, Ref};
-use super::lower::{Lowered, lower};
+use super::lower::{Lowered, lower_in};
 use super::target::{Language, Target};
 
 /// Why a plan has no kernels for a target.
@@ -76,7 +76,7 @@ pub fn emit_plan(plan: &Plan, target: &Target) -> Result<Emitted, EmitPlanError>
     for (&entry, calls) in &plan.entries {
         let mut emitted = Vec::with_capacity(calls.len());
         for call in calls {
-            let launches = match lower(call, target)? {
+            let launches = match lower_in(plan, call, target)? {
                 Lowered::Host => {
                     emitted.push(EmittedCall::Host);
                     continue;

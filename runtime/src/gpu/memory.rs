@@ -33,6 +33,8 @@ pub(super) struct Memory {
     bytes: u64,
     /// Uploads since the device was last waited for.
     under_way: u64,
+    /// Whether the device is lost, so that nothing can be given back to it.
+    abandoned: bool,
 }
 
 impl Memory {
@@ -75,7 +77,8 @@ impl Memory {
         }
         let weights = weights.spans.iter().map(|s| part(&blocks[2][s.block], s.start, s.bytes)).collect();
         let regions = blocks[..2].iter().flatten().cloned().collect();
-        let mut memory = Self { client: device.client.clone(), regions, buffers, weights, bytes, under_way: 0 };
+        let mut memory =
+            Self { client: device.client.clone(), regions, buffers, weights, bytes, under_way: 0, abandoned: false };
         memory.load(device, plan, source, &mark)?;
         Ok(memory)
     }
@@ -97,6 +100,11 @@ impl Memory {
         }
         let Some(last) = plan.weights.last() else { return Ok(()) };
         settle(&self.client, &self.weights, mark).map_err(|f| failed(&last.name, f.problem))
+    }
+
+    /// Asks nothing more of a device that is lost: it might never answer.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
     }
 
     /// Bytes of all allocations.
@@ -179,6 +187,9 @@ impl Drop for Memory {
         self.regions.clear();
         self.buffers.clear();
         self.weights.clear();
+        if self.abandoned {
+            return;
+        }
         if let Err(problem) = guarded(|| self.client.memory_cleanup()) {
             tracing::debug!("memory was not returned to the device: {problem}");
         }

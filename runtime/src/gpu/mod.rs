@@ -22,6 +22,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use ccl_codegen::gpu::Target;
 use ccl_ir::Plan;
 
 use crate::backend::{Backend, Instance};
@@ -79,11 +80,6 @@ impl GpuBackend {
     pub fn is_software(&self) -> bool {
         self.device.software
     }
-
-    /// What plans for this device can be lowered for; a plan for it may use its parallelism.
-    pub fn target(&self) -> &ccl_codegen::gpu::Target {
-        &self.device.target
-    }
 }
 
 impl Backend for GpuBackend {
@@ -93,6 +89,10 @@ impl Backend for GpuBackend {
 
     fn describe(&self) -> DeviceInfo {
         self.device.info.clone()
+    }
+
+    fn target(&self) -> Option<&Target> {
+        Some(&self.device.target)
     }
 
     fn instantiate(&self, plan: Arc<Plan>, weights: &dyn WeightSource) -> Result<Box<dyn Instance>, RuntimeError> {

@@ -31,6 +31,26 @@ pub fn load<E: Float>(
     }
 }
 
+/// Element `at` of an operand that the kernel writes, as `f32`.
+#[cube]
+pub fn load_written<E: Float>(
+    halves: &mut Sequence<Box<[E]>>,
+    floats: &mut Sequence<Box<[f32]>>,
+    at: usize,
+    #[comptime] slot: Slot,
+) -> f32 {
+    match comptime!(slot.class) {
+        Class::Half => {
+            let written = halves.index_mut(comptime!(slot.index as usize));
+            f32::cast_from(written[at])
+        }
+        Class::Float | Class::Int => {
+            let written = floats.index_mut(comptime!(slot.index as usize));
+            written[at]
+        }
+    }
+}
+
 /// Writes element `at` of an operand of real numbers: lowering gives the host what writes others.
 #[cube]
 pub fn store<E: Float>(

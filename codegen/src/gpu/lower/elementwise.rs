@@ -5,15 +5,15 @@ use ccl_ir::{Chain, Op};
 
 use super::walk::{Walk, collapse, dense};
 use crate::gpu::blueprint::{Kernel, Program};
-use crate::gpu::kernels::elementwise::Elementwise;
+use crate::gpu::kernels::elementwise::{Elementwise, Read};
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
 
 /// Units of a cube.
 const UNITS: u32 = 64;
 
-/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy` and `Reshape`.
-pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> {
+/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy` and `Reshape`; the inputs `over` lie where the result goes.
+pub(super) fn chain(call: &Call, target: &Target, over: &[usize]) -> Result<Launch, LowerError> {
     let program = match &call.op {
         Op::Fused(f) => Program::of(&f.chain),
         Op::Unary(u) => Program::of(&Chain::unary(u.kind)),
@@ -22,10 +22,10 @@ pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> 
     };
     let shape = &call.outputs[0].ty.shape;
     let reshaped = matches!(call.op, Op::Reshape(_));
-    let over = if reshaped { &call.inputs[0].ty.shape } else { shape };
-    let inputs: Vec<Walk> = call.inputs.iter().map(|o| Walk::broadcast(o, over)).collect();
-    let output = Walk { offset: 0, strides: dense(over) };
-    walk(call, target, program, over, inputs, output, 0..call.inputs.len())
+    let dims = if reshaped { &call.inputs[0].ty.shape } else { shape };
+    let inputs: Vec<Walk> = call.inputs.iter().map(|o| Walk::broadcast(o, dims)).collect();
+    let output = Walk { offset: 0, strides: dense(dims) };
+    walk(call, target, program, dims, inputs, output, (0..call.inputs.len(), over))
 }
 
 /// One copy for each input, into its part of the result.
@@ -36,7 +36,7 @@ pub(super) fn concat(call: &Call, target: &Target, axis: usize) -> Result<Vec<La
     for (i, operand) in call.inputs.iter().enumerate() {
         let output = Walk { offset: start * strides[axis], strides: strides.clone() };
         let input = Walk { offset: operand.offset, strides: operand.strides.clone() };
-        launches.push(walk(call, target, Program::copy(), &operand.ty.shape, vec![input], output, i..i + 1)?);
+        launches.push(walk(call, target, Program::copy(), &operand.ty.shape, vec![input], output, (i..i + 1, &[]))?);
         start += operand.ty.shape[axis] as u64;
     }
     Ok(launches)
@@ -52,7 +52,7 @@ pub(super) fn view(call: &Call, target: &Target) -> Result<Launch, LowerError> {
         Op::Slice(s) => input.offset += s.start as u64 * from.strides[s.axis],
         _ => input = Walk::broadcast(from, over),
     }
-    walk(call, target, Program::copy(), over, vec![input], Walk { offset: 0, strides: dense(over) }, 0..1)
+    walk(call, target, Program::copy(), over, vec![input], Walk { offset: 0, strides: dense(over) }, (0..1, &[]))
 }
 
 /// Latents `[B, C, g1 p1, ..]` to tokens `[B, g.., C p..]`: a copy over `[B, g.., C, p..]`.
@@ -64,7 +64,7 @@ pub(super) fn patchify(call: &Call, target: &Target, patch: &[usize]) -> Result<
     let coarse: Vec<u64> = strides[2..].iter().zip(patch).map(|(s, p)| s * *p as u64).collect();
     let input = [&strides[..1], &coarse, &strides[1..2], &strides[2..]].concat();
     let output = Walk { offset: 0, strides: dense(&over) };
-    walk(call, target, Program::copy(), &over, vec![Walk { offset: from.offset, strides: input }], output, 0..1)
+    walk(call, target, Program::copy(), &over, vec![Walk { offset: from.offset, strides: input }], output, (0..1, &[]))
 }
 
 /// Tokens `[B, g.., p.. C]` to latents `[B, C, g1 p1, ..]`: a copy over `[B, g.., p.., C]`.
@@ -76,10 +76,10 @@ pub(super) fn unpatchify(call: &Call, target: &Target, patch: &[usize], grid: &[
     let strides = dense(to);
     let coarse: Vec<u64> = strides[2..].iter().zip(patch).map(|(s, p)| s * *p as u64).collect();
     let output = [&strides[..1], &coarse, &strides[2..], &strides[1..2]].concat();
-    walk(call, target, Program::copy(), &over, vec![input], Walk { offset: 0, strides: output }, 0..1)
+    walk(call, target, Program::copy(), &over, vec![input], Walk { offset: 0, strides: output }, (0..1, &[]))
 }
 
-/// A launch over all elements of `over`.
+/// A launch over all elements of `over`. It reads a run of the call's inputs, of which some lie where the result goes.
 fn walk(
     call: &Call,
     target: &Target,
@@ -87,19 +87,23 @@ fn walk(
     over: &[usize],
     inputs: Vec<Walk>,
     output: Walk,
-    operands: std::ops::Range<usize>,
+    (operands, in_place): (std::ops::Range<usize>, &[usize]),
 ) -> Result<Launch, LowerError> {
     let mut dims: Vec<usize> = over.to_vec();
     let mut walks = inputs;
     walks.push(output);
     collapse(&mut dims, &mut walks);
     let mut args = Args::new(call, target);
-    let slots = operands.map(|i| args.input(i)).collect::<Result<Vec<_>, _>>()?;
     let out = args.output(0)?;
+    let input = |i: usize| match in_place.contains(&i) {
+        true => Ok(Read::Output),
+        false => args.input(i).map(Read::Input),
+    };
+    let inputs = operands.map(input).collect::<Result<Vec<_>, _>>()?;
     let elements: u64 = dims.iter().map(|&n| n as u64).product();
     args.size(elements)?;
     args.sizes(dims.iter().map(|&n| n as u64))?;
     walks.iter().try_for_each(|w| w.push(&mut args, &dims, 0))?;
-    let kernel = Elementwise { rank: dims.len() as u32, inputs: slots, output: out, program };
+    let kernel = Elementwise { rank: dims.len() as u32, inputs, output: out, program };
     args.launch(Kernel::Elementwise(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
 }

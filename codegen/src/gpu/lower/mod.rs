@@ -8,7 +8,7 @@ mod product;
 mod walk;
 
 use ccl_ir::plan::Call;
-use ccl_ir::{DType, Op};
+use ccl_ir::{DType, Op, Plan};
 
 use super::launch::{Launch, LowerError};
 use super::target::Target;
@@ -22,7 +22,22 @@ pub enum Lowered {
     Device(Vec<Launch>),
 }
 
-/// Lowers a call for a target.
+/// Lowers a call of a plan for a target. Where the call works in place, the kernel gets the buffer once, to read and to write: what
+/// is bound twice must not overlap where one of the two is written, neither in WebGPU nor behind CUDA's `__restrict__`.
+///
+/// # Errors
+/// As for [`lower()`].
+pub fn lower_in(plan: &Plan, call: &Call, target: &Target) -> Result<Lowered, LowerError> {
+    let over = plan.in_place(call);
+    match &call.op {
+        Op::Fused(_) | Op::Unary(_) | Op::Binary(_) if !over.is_empty() => {
+            Ok(Lowered::Device(vec![elementwise::chain(call, target, &over)?]))
+        }
+        _ => lower(call, target),
+    }
+}
+
+/// Lowers a call whose outputs lie apart from its inputs.
 ///
 /// # Errors
 /// When the target lacks a type, or a size is beyond its limits.
@@ -38,7 +53,7 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         // Angles are f64 (SPEC 2, 3): the host computes them, once per model or clip.
         Op::RopeTable(_) | Op::WindowMask(_) | Op::Constant(_) | Op::TimeFeatures(_) => return Ok(Lowered::Host),
         Op::Fused(_) | Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Copy(_) | Op::Reshape(_) => {
-            vec![elementwise::chain(call, target)?]
+            vec![elementwise::chain(call, target, &[])?]
         }
         Op::Attention(a) => attention::attention(call, target, a)?,
         Op::PartitionedContextAttention(p) => attention::partitioned(call, target, p)?,
