@@ -8,7 +8,7 @@ use cubecl::server::Handle;
 
 use super::find::{Api, Device};
 use super::layout::Layout;
-use super::watch::{Fault, Mark, guarded, wait};
+use super::watch::{Fault, Mark, answer, guarded, wait};
 use crate::backend::check_memory;
 use crate::device::human_bytes;
 use crate::error::RuntimeError;
@@ -152,8 +152,10 @@ impl Memory {
 
     fn download(&self, from: Handle, mark: &Mark) -> Result<Bytes, Fault> {
         let want = from.size_in_used() as usize;
-        let answer = guarded(|| self.client.read_async(vec![from])).map_err(Fault::failed)?;
-        let read = wait(answer, mark)?.pop().filter(|b| b.len() == want);
+        // First the work that writes it: only that can keep the device.
+        settle(&self.client, std::slice::from_ref(&from), mark)?;
+        let read = guarded(|| self.client.read_async(vec![from])).map_err(Fault::failed)?;
+        let read = answer(read, mark)?.pop().filter(|b| b.len() == want);
         read.ok_or_else(|| Fault::failed("a read returned another number of bytes than asked for".into()))
     }
 

@@ -11,6 +11,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -132,24 +134,68 @@ impl Wake for Unpark {
 
 /// Waits for a device's answer, but not longer than its thread lives and than the mark has patience.
 ///
+/// The future is polled on a thread of its own, since CUDA's blocks in `poll` until the device is done: for ever, where it hangs.
+///
 /// # Errors
 /// The message of the device's failure; that it is lost where it does not answer.
-pub(super) fn wait<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+pub(super) fn wait<T: Send + 'static>(
+    future: impl Future<Output = Result<T, ServerError>> + Send + 'static,
+    mark: &Mark,
+) -> Result<T, Fault> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let given_up = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&given_up);
+    let poll = move || {
+        // Nobody may be there to hear it any more.
+        let _ = answer.send(guarded(|| block_on(future, || stop.load(Ordering::Relaxed))));
+    };
+    let spawned = std::thread::Builder::new().name("wait for a gpu".into()).spawn(poll);
+    spawned.map_err(|e| Fault::failed(format!("no thread can wait for the device: {e}")))?;
     let begin = Instant::now();
-    loop {
-        match guarded(|| future.as_mut().poll(&mut context)).map_err(Fault::failed)? {
-            Poll::Ready(answer) => return answer.map_err(|e| Fault::of(&e)),
-            Poll::Pending => std::thread::park_timeout(LOOK),
+    let outcome = loop {
+        match answered.recv_timeout(LOOK) {
+            Ok(Ok(Some(answer))) => break answer.map_err(|e| Fault::of(&e)),
+            Ok(Ok(None)) => break Err(Fault::failed("the wait ended without an answer".into())),
+            Ok(Err(panic)) => break Err(Fault::failed(panic)),
+            Err(RecvTimeoutError::Disconnected) => break Err(Fault::failed("the wait ended in a panic".into())),
+            Err(RecvTimeoutError::Timeout) => {}
         }
-        mark.check().map_err(Fault::failed)?;
+        if let Err(problem) = mark.check() {
+            break Err(Fault::failed(problem));
+        }
         if begin.elapsed() > mark.patience {
             let (waited, name) = (mark.patience.as_secs_f64(), TIMEOUT);
             let problem =
                 format!("it has not answered for {waited:.0} s and seems to hang; {name}=SECONDS waits longer");
-            return Err(Fault { problem, lost: true });
+            break Err(Fault { problem, lost: true });
+        }
+    };
+    given_up.store(true, Ordering::Relaxed);
+    // An answer may have come just before the device's thread failed.
+    outcome.and_then(|answer| mark.check().map(|()| answer).map_err(Fault::failed))
+}
+
+/// The answer of a device that has nothing else to do, which it gives at once unless its thread fails.
+///
+/// # Errors
+/// The message of the device's failure.
+pub(super) fn answer<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
+    let done = guarded(|| block_on(future, || mark.check().is_err())).map_err(Fault::failed)?;
+    mark.check().map_err(Fault::failed)?;
+    let done = done.ok_or_else(|| Fault::failed("a read ended without an answer".into()))?;
+    done.map_err(|e| Fault::of(&e))
+}
+
+/// Polls a future until it is done, or there is a reason to stop.
+fn block_on<T>(future: impl Future<Output = T>, stop: impl Fn() -> bool) -> Option<T> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => return Some(answer),
+            Poll::Pending if stop() => return None,
+            Poll::Pending => std::thread::park_timeout(LOOK),
         }
     }
 }
