@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use common::tensors::{self, Tensor};
@@ -47,12 +48,31 @@ fn every_case_agrees_on_every_backend() {
     }
 }
 
+/// Tokens, weights and kernels in half precision: samples of six steps too.
+#[test]
+fn half_precision_on_gpus_stays_close() {
+    // The contract's bounds; what is seen is better, and drift should be seen too.
+    let runs = [("wgpu", "f16", 5e-3, 4e-3)].into_iter();
+    let cuda = || [("cuda", "f16", 5e-3, 4e-3), ("cuda", "bf16", 2e-2, 2e-2)];
+    for (backend, dtype, tolerance, usual) in runs.chain(self::cuda().into_iter().flat_map(|_| cuda())) {
+        for (case, count) in all_cases() {
+            let run = verify(&case, &format!("--backend {backend} --dtype {dtype} --tolerance {tolerance}")).ok();
+            let found = differences(&run);
+            assert_eq!(found.len(), count, "{} on {backend}: {found:?}", case.display());
+            let worst = found.iter().fold(0.0, |worst: f64, (_, e)| worst.max(*e));
+            println!("{} on {backend} in {dtype}: {worst:.1e}", case.display());
+            assert!((1e-5..usual).contains(&worst), "{} on {backend} in {dtype}: {found:?}", case.display());
+        }
+    }
+}
+
 /// `cuda` where the machine has such a device; says so where it has none.
 fn cuda() -> Option<&'static str> {
     let devices = ccl("devices --json").ok().json();
     let has = devices.as_array().expect("a list").iter().any(|d| d["backend"] == "cuda");
     if !has {
-        eprintln!("not run on cuda: this machine has no NVIDIA GPU");
+        // Past the test harness, which keeps what tests that pass write.
+        let _ = writeln!(std::io::stderr(), "NOT RUN: parity on cuda: this machine has no NVIDIA GPU");
     }
     has.then_some("cuda")
 }

@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use assert_cmd::Command;
+use ccl::ir::plan::{BufferRef, EmittedCall};
 use serde_json::Value;
 
 const CLIP: &str = "3x4x4@13";
@@ -50,6 +51,28 @@ fn a_plan_for_a_gpu_carries_its_kernels() {
         let entry = if language == "cuda" { "__global__ void" } else { "@compute @workgroup_size" };
         assert!(kernels.kernels.iter().all(|k| k.text.contains(entry) && !k.name.is_empty()));
         assert_eq!(plan.about.target, target);
+    }
+}
+
+/// What is written must not be bound a second time: WebGPU forbids it, and CUDA's text promises (`__restrict__`) that it is not.
+#[test]
+fn calls_that_work_in_place_bind_their_buffer_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for (target, dtype) in [("cuda:sm_90a", "bf16"), ("wgpu", "f32")] {
+        let file = dir.path().join("plan.cclp");
+        let words = format!("compile --task joint --guidance three-pass --target {target} --dtype {dtype}");
+        json(&ccl(&words, &["-o", file.to_str().unwrap(), "--json"]));
+        let plan = ccl::runtime::planfile::load(&file).unwrap();
+        let (kernels, mut in_place) = (plan.kernels.as_ref().unwrap(), 0);
+        for (entry, calls) in &plan.entries {
+            for (call, emitted) in calls.iter().zip(&kernels.entries[entry]) {
+                let (EmittedCall::Launches(launches), over) = (emitted, plan.in_place(call)) else { continue };
+                in_place += usize::from(!over.is_empty());
+                let twice = |b: &BufferRef| matches!(b, BufferRef::In(i) if over.contains(&usize::from(*i)));
+                assert!(!launches.iter().flat_map(|l| &l.buffers).any(twice), "{target}: {}", call.at);
+            }
+        }
+        assert!(in_place > 2, "{target}: {in_place} calls work in place");
     }
 }
 

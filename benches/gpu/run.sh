@@ -5,7 +5,8 @@
 #
 # BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. Results go to
 # benches/results/<date>-<device>.txt and to standard output. The exit code is 1 where a case fails or where there is no GPU.
-# --software takes a software adapter for a GPU, to try the script itself.
+# --software takes a software adapter for a GPU, to try the script itself: its results are named dry-run-<device>.txt, say so, and are
+# ignored by git.
 #
 # CUDA kernels are compiled on the machine: libnvrtc and the CUDA headers must be there. Where there is no toolkit, CCL_NVRTC_DIR
 # names a directory with lib/libnvrtc.so.13 and include/ (test.sh puts one into target/nvrtc/nvidia/cu13).
@@ -44,6 +45,7 @@ device=${cuda:-$wgpu}
 slug=$(tr '[:upper:]' '[:lower:]' <<<"$device" | sed -E 's/[^a-z0-9]+/-/g; s/^-|-$//g')
 mkdir -p "$root/benches/results"
 results=$root/benches/results/$(date -u +%F)-$slug.txt
+if [ -n "$software" ]; then results=$root/benches/results/dry-run-$slug.txt; fi
 models=$(mktemp -d)
 trap 'rm -rf "$models"' EXIT
 failed=0
@@ -91,7 +93,7 @@ model 14b-2-layers "5120 13824 40" "1536 8960 12" 2 ''
 speed() {
   local clip=9x16x28@68 more=()
   # A software adapter shows that the command works, nothing else.
-  if [ -n "$software" ]; then clip=3x4x4@22 more=(--steps 1 --repeat 1); fi
+  if [ -n "$software" ]; then clip=3x4x4@22 more=(--steps 1 --repeat 1 --text-tokens 16); fi
   ccl bench step --model "$models/small" --random-weights --task joint --clip $clip --guidance two-pass --trace "${more[@]}" \
     --backend "$1" --dtype "$2"
   if [ -n "$software" ]; then return; fi
@@ -114,6 +116,7 @@ on() {
 }
 
 {
+  if [ -n "$software" ]; then echo "DRY RUN on a software adapter: nothing here is a GPU's"; fi
   echo "date:    $(date -u +%FT%TZ)"
   echo "device:  $device"
   echo "command: benches/gpu/run.sh $(basename "$binary")${2:+ $2}"

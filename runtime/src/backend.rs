@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use ccl_codegen::gpu::Target;
 use ccl_ir::plan::{Operand, Place, PlanState};
 use ccl_ir::{Binding, Plan};
 
@@ -26,6 +27,11 @@ pub trait Backend: Send + Sync {
 
     /// What the device is and can do, as found at run time.
     fn describe(&self) -> DeviceInfo;
+
+    /// What plans made for this device are compiled for; `None` where they are plans for the cpu.
+    fn target(&self) -> Option<&Target> {
+        None
+    }
 
     /// Checks the plan, loads its weights and allocates its memory. Runs nothing yet.
     ///

@@ -39,7 +39,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     write::check_writable(&args.output)?;
     let backend = open_backend(&args.run)?;
     let mut inputs = Inputs::open(&args.inputs)?;
-    let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs)?;
+    let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs, backend.as_ref())?;
     add_scales(&mut inputs, prepared.guidance, &args.scales)?;
     let mut session = start(prepared, backend.as_ref(), &inputs, None)?;
     session.prologue(&inputs)?;

@@ -10,7 +10,7 @@ use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, Task, tarp};
 use ccl_runtime::backend::Backend;
 use ccl_runtime::denoise::Denoise;
-use ccl_runtime::device::{host_memory, human_bytes};
+use ccl_runtime::device::human_bytes;
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::session::Session;
 use ccl_runtime::weights::WeightStore;
@@ -29,14 +29,20 @@ pub struct Prepared {
     pub guidance: Guidance,
 }
 
-/// Reads or makes the plan, and opens its weights.
+/// Reads the plan or makes one for this backend, and opens its weights.
 ///
 /// # Errors
 /// When options contradict the plan or each other, or a file is wrong.
-pub fn prepare(source: &SourceArgs, spec: &SpecArgs, clip: &ClipArgs, inputs: &Inputs) -> Result<Prepared, Error> {
+pub fn prepare(
+    source: &SourceArgs,
+    spec: &SpecArgs,
+    clip: &ClipArgs,
+    inputs: &Inputs,
+    backend: &dyn Backend,
+) -> Result<Prepared, Error> {
     match (&source.plan, &source.model) {
         (Some(file), model) => from_plan(file, model.as_deref(), spec, clip, inputs),
-        (None, Some(model)) => from_model(model, spec, clip, inputs),
+        (None, Some(model)) => from_model(model, spec, clip, inputs, backend),
         (None, None) => Err(Error::Usage("give --model DIR or --plan F.cclp".into())),
     }
 }
@@ -85,11 +91,18 @@ pub fn agree(plan: &Plan, file: &Path, spec: &SpecArgs, clip: &ClipArgs) -> Resu
     Ok(())
 }
 
-fn from_model(dir: &Path, spec: &SpecArgs, clip: &ClipArgs, inputs: &Inputs) -> Result<Prepared, Error> {
+fn from_model(
+    dir: &Path,
+    spec: &SpecArgs,
+    clip: &ClipArgs,
+    inputs: &Inputs,
+    backend: &dyn Backend,
+) -> Result<Prepared, Error> {
     let model = ModelDir::open(dir)?;
     let task = required_task(spec)?;
     let (clip, batch) = clip_of_inputs(&model.config, task, inputs, clip.clip, clip.batch)?;
     let mut request = request(&model.config, spec, task, clip, batch);
+    request.gpu = backend.target().cloned();
     // Inputs without an image run without; longer ones than usual get the room that they need.
     request.image_tokens = match (spec.image_tokens, inputs.shape("image")) {
         (Some(n), _) => n,
@@ -235,13 +248,11 @@ pub fn check_inputs(plan: &Plan, inputs: &Inputs, run: Option<&Denoise>) -> Resu
 /// When a weight is damaged, or memory does not suffice.
 pub fn load(prepared: Prepared, backend: &dyn Backend) -> Result<Session, Error> {
     let Prepared { plan, weights, .. } = prepared;
-    let available = host_memory().available_bytes;
-    if available.is_some_and(|a| plan.report.peak_bytes > a) {
-        tracing::warn!(
-            "the plan takes {}, {} are available now",
-            human_bytes(plan.report.peak_bytes),
-            human_bytes(available.unwrap_or(0))
-        );
+    let device = backend.describe();
+    let (peak, memory) = (plan.report.peak_bytes, device.memory);
+    if let Some(room) = memory.available_bytes.or(memory.total_bytes).filter(|&room| peak > room) {
+        let free = if memory.available_bytes.is_some() { "free now" } else { "in all" };
+        tracing::warn!("the plan takes {}, {} has {} {free}", human_bytes(peak), device.name, human_bytes(room));
     }
     Ok(Session::new(backend, plan.into(), &weights)?)
 }

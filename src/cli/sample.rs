@@ -64,7 +64,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         Some(path) => Inputs::open(path)?,
         None => Inputs::new(),
     };
-    let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs)?;
+    let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs, backend.as_ref())?;
     add_scales(&mut inputs, prepared.guidance, &args.scales)?;
     let denoise = Denoise { sampler: args.sampler, steps: args.steps, shift: args.shift, seed: args.seed };
     let mut session = start(prepared, backend.as_ref(), &inputs, Some(&denoise)).map_err(|e| match e {

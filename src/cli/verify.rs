@@ -167,7 +167,7 @@ fn compute(args: &Args, case: &Case, backend: &dyn Backend) -> Result<BTreeMap<S
         image_tokens: None,
         validate: false,
     };
-    let prepared = prepare(&source, &spec, &ClipArgs { clip: None, batch: None }, &inputs)?;
+    let prepared = prepare(&source, &spec, &ClipArgs { clip: None, batch: None }, &inputs, backend)?;
     add_scales(&mut inputs, case.guidance, &case.scales)?;
     let six = case.sample.then_some(Denoise { sampler: SamplerKind::Euler, steps: 6, shift: 5.0, seed: 0 });
     check_inputs(&prepared.plan, &inputs, six.as_ref())?;

@@ -8,7 +8,7 @@ use ccl::ir::DType;
 use ccl::model::{Config, Guidance, Task};
 use ccl::planning::{Request, plan};
 use ccl_codegen::gpu::emit::emit;
-use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower};
+use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower_in};
 
 /// The released sizes, 14B for video and 1.3B for audio, with this many of their 40 layers; every other field has its default.
 pub fn released(layers: usize) -> Config {
@@ -87,7 +87,7 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
         let plan = plan(&model.config, &request).map_err(|e| format!("{what}: {e}"))?;
         for (target, found) in targets.iter().zip(&found) {
             for call in plan.entries.values().flatten() {
-                let lowered = lower(call, target).map_err(|e| format!("{what}: {e}"))?;
+                let lowered = lower_in(&plan, call, target).map_err(|e| format!("{what}: {e}"))?;
                 let Lowered::Device(launches) = lowered else { continue };
                 for launch in launches {
                     let key = identity(&launch);

@@ -88,6 +88,16 @@ pub struct Blueprint {
     pub units: [u32; 3],
 }
 
+impl Kernel {
+    /// Whether a unit's work is chosen by its number among all units, not by its cube's.
+    pub fn numbers_units(&self) -> bool {
+        match self {
+            Self::Elementwise(_) | Self::Merge(_) | Self::Rope(_) | Self::TableRow(_) | Self::Windows(_) => true,
+            Self::Attention(_) | Self::Product(_) | Self::Norm(_) | Self::NormRope(_) | Self::Softmax(_) => false,
+        }
+    }
+}
+
 /// The kernels. Each variant's file says which sizes it takes, in which order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -129,8 +129,9 @@ impl<'a> Args<'a> {
     /// # Errors
     /// When it does not fit.
     pub fn size(&mut self, n: u64) -> Result<(), LowerError> {
-        let n =
-            u32::try_from(n).map_err(|_| self.error(format!("{n} elements do not fit the kernel's 32-bit index")))?;
+        let n = u32::try_from(n).map_err(|_| {
+            self.error(format!("{n} elements do not fit the kernel's 32-bit index; take a smaller clip or batch"))
+        })?;
         self.sizes.push(n);
         Ok(())
     }
@@ -162,6 +163,11 @@ impl<'a> Args<'a> {
         }
         let grid = grid(cubes, self.target.max_cubes)
             .ok_or_else(|| self.error(format!("{cubes} cubes are more than target {} has", self.target.name)))?;
+        // Kernels number their units in 32 bits; a number that began anew would do its work a second time.
+        let numbered = grid.iter().fold(u64::from(count), |n, &along| n.saturating_mul(along.into()));
+        if kernel.numbers_units() && numbered > 1 << 32 {
+            return Err(self.error(format!("{numbered} units do not fit 32 bits; take a smaller clip or batch")));
+        }
         let [halves, floats, ints, half_outs, float_outs] = self.lists;
         let blueprint = Blueprint { kernel, half: self.half, units };
         Ok(Launch { blueprint, cubes: grid, halves, floats, ints, half_outs, float_outs, sizes: self.sizes })

@@ -12,7 +12,7 @@ use super::universal::universal;
 /// `buffer` gives the whole buffer of an operand and its number of elements.
 ///
 /// # Safety
-/// Every buffer holds what the launch's sizes, strides and first elements reach, outputs overlap inputs only element by element, and
+/// Every buffer holds what the launch's sizes, strides and first elements reach, outputs overlap no inputs, and
 /// the blueprint was lowered for this device.
 pub unsafe fn launch(client: &Client, launch: &Launch, buffer: &dyn Fn(Ref) -> BufferArg) {
     match launch.blueprint.half {

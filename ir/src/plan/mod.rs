@@ -270,6 +270,17 @@ impl Plan {
         self.entries.get(&entry).map_or(&[], Vec::as_slice)
     }
 
+    /// The inputs of a call of this plan that lie where its first output does: it works in place. They are of one type with
+    /// the output, and element `i` of the result depends on their element `i` only, in a plan that [`Plan::check`] passes.
+    pub fn in_place(&self, call: &Call) -> Vec<usize> {
+        let bytes = |o: &Operand| match o.place {
+            Place::Buffer(b) => self.buffers.get(b as usize).map(|b| (b.region, b.offset)),
+            Place::Weight(_) => None,
+        };
+        let Some(out) = call.outputs.first().and_then(bytes) else { return Vec::new() };
+        (0..call.inputs.len()).filter(|&i| bytes(&call.inputs[i]) == Some(out)).collect()
+    }
+
     /// The input with this name.
     pub fn input(&self, name: &str) -> Option<&Port> {
         self.inputs.iter().find(|p| p.name == name)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
 use ccl_ir::plan::{Call, Operand, Place};
@@ -104,8 +105,8 @@ impl GpuInstance {
         };
         // SAFETY: `Plan::check` proved that every element of every operand is inside its place, and that outputs
         // share no byte with other operands except where the operator allows it, which it does only for elementwise
-        // work on dense operands of one type. The launch was lowered for this call and this device. Other instances keep
-        // away from the state while this one has its turn.
+        // work on dense operands of one type and for an optimiser's state; there the launch binds the buffer once. It was lowered for
+        // this call, this plan and this device. Other instances keep away from the state while this one has its turn.
         let launched = guarded(|| unsafe { run::launch(&self.device.client, launch, &buffer) });
         launched.map_err(Fault::failed)?;
         if watched {
@@ -123,7 +124,17 @@ impl GpuInstance {
         }
         let problem = format!("{} was lost ({}); start again", self.device.info.name, fault.problem);
         self.lost = Some(problem.clone());
+        self.memory.abandon();
         self.backend(problem)
+    }
+
+    /// How long the slowest device that is worth waiting for takes for an entry.
+    fn slowest(&self, entry: Binding) -> Duration {
+        // Work in a second, far below what kernels reach: on a GPU, and on a processor that imitates one.
+        let (flops, bytes) = if self.device.software { (5e7, 1e7) } else { (2e10, 1e9) };
+        let of = |counts: &BTreeMap<String, u64>| counts.get(entry.name()).map_or(0.0, |&n| n as f64);
+        let report = &self.plan.report;
+        Duration::try_from_secs_f64(of(&report.flops) / flops + of(&report.bytes) / bytes).unwrap_or(Duration::MAX)
     }
 
     fn backend(&self, problem: String) -> RuntimeError {
@@ -137,7 +148,7 @@ impl GpuInstance {
 
     fn run_entry(&mut self, entry: Binding, lowered: &[Lowered]) -> Result<(), RuntimeError> {
         let plan = Arc::clone(&self.plan);
-        let mark = Mark::now();
+        let mark = Mark::before(self.slowest(entry));
         let watched = !self.proven.contains(&entry);
         for (index, (call, lowered)) in plan.calls(entry).iter().zip(lowered).enumerate() {
             let start = self.profiler.start();

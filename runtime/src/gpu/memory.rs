@@ -11,7 +11,7 @@ use cubecl::server::Handle;
 use super::find::{Api, Device};
 use super::layout::{Layout, Span};
 use super::state::DeviceState;
-use super::watch::{Fault, Mark, guarded, wait};
+use super::watch::{Fault, Mark, answer, guarded, wait};
 use crate::backend::check_memory;
 use crate::device::human_bytes;
 use crate::error::RuntimeError;
@@ -39,6 +39,8 @@ pub(super) struct Memory {
     bytes: u64,
     /// Uploads since the device was last waited for.
     under_way: u64,
+    /// Whether the device is lost, so that nothing can be given back to it.
+    abandoned: bool,
 }
 
 impl Memory {
@@ -90,6 +92,7 @@ impl Memory {
             state,
             bytes: bytes - layouts[3].bytes(),
             under_way: 0,
+            abandoned: false,
         };
         memory.clear(&blocks[3], &mark).map_err(|f| refused(device, plan, bytes, &f.problem))?;
         held.insert(plan, &blocks[3], layouts[3].bytes(), missing.into_iter().zip(places(3).map(place)));
@@ -137,6 +140,11 @@ impl Memory {
         }
         let Some(last) = plan.weights.last() else { return Ok(()) };
         settle(&self.client, &self.weights, mark).map_err(|f| failed(&last.name, f.problem))
+    }
+
+    /// Asks nothing more of a device that is lost: it might never answer.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
     }
 
     /// Bytes of all allocations, the state's included.
@@ -189,8 +197,10 @@ impl Memory {
 
     fn download(&self, from: Handle, mark: &Mark) -> Result<Bytes, Fault> {
         let want = from.size_in_used() as usize;
-        let answer = guarded(|| self.client.read_async(vec![from])).map_err(Fault::failed)?;
-        let read = wait(answer, mark)?.pop().filter(|b| b.len() == want);
+        // First the work that writes it: only that can keep the device.
+        settle(&self.client, std::slice::from_ref(&from), mark)?;
+        let read = guarded(|| self.client.read_async(vec![from])).map_err(Fault::failed)?;
+        let read = answer(read, mark)?.pop().filter(|b| b.len() == want);
         read.ok_or_else(|| Fault::failed("a read returned another number of bytes than asked for".into()))
     }
 
@@ -224,6 +234,9 @@ impl Drop for Memory {
         self.regions.clear();
         self.buffers.clear();
         self.weights.clear();
+        if self.abandoned {
+            return;
+        }
         if let Err(problem) = guarded(|| self.client.memory_cleanup()) {
             tracing::debug!("memory was not returned to the device: {problem}");
         }

@@ -25,6 +25,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use ccl_codegen::gpu::Target;
 use ccl_ir::Plan;
 
 use crate::backend::{Backend, Instance, StateMemory};
@@ -83,11 +84,6 @@ impl GpuBackend {
     pub fn is_software(&self) -> bool {
         self.device.software
     }
-
-    /// What plans for this device can be lowered for; a plan for it may use its parallelism.
-    pub fn target(&self) -> &ccl_codegen::gpu::Target {
-        &self.device.target
-    }
 }
 
 impl Backend for GpuBackend {
@@ -97,6 +93,10 @@ impl Backend for GpuBackend {
 
     fn describe(&self) -> DeviceInfo {
         self.device.info.clone()
+    }
+
+    fn target(&self) -> Option<&Target> {
+        Some(&self.device.target)
     }
 
     fn instantiate_with(

@@ -11,17 +11,23 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cubecl::server::ServerError;
 
 use crate::error::one_line;
 
 /// How long a wait sleeps before it looks whether the device's thread has failed.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a device may take to answer that has nothing to do.
+const IDLE: Duration = Duration::from_secs(120);
+/// The variable that says in seconds how long a device may take, whatever it has to do.
+const TIMEOUT: &str = "CCL_GPU_TIMEOUT";
 
 /// Panics on devices' threads since the program began: how many, and the last one's message.
 static FAILURES: Mutex<(u64, String)> = Mutex::new((0, String::new()));
@@ -68,15 +74,31 @@ fn text(payload: &(dyn Any + Send)) -> String {
     told(text.unwrap_or("a panic without a message"))
 }
 
-/// A moment, to see whether a device's thread has failed since.
+/// How long a device may take to answer that has so much work. A kernel that never ends, or a driver that has lost its device
+/// without noticing, would keep the program waiting for ever.
+fn allowed(work: Duration) -> Duration {
+    static WISH: OnceLock<Option<Duration>> = OnceLock::new();
+    let wish = || std::env::var(TIMEOUT).ok()?.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    WISH.get_or_init(wish).unwrap_or(IDLE.saturating_add(work))
+}
+
+/// A moment, to see whether a device's thread has failed since, and how long the device may take to answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark(u64);
+pub(super) struct Mark {
+    failures: u64,
+    patience: Duration,
+}
 
 impl Mark {
     /// Now.
     pub(super) fn now() -> Self {
         install();
-        Self(failures().0)
+        Self { failures: failures().0, patience: allowed(Duration::ZERO) }
+    }
+
+    /// Now, with work before the device that takes a slow one so long.
+    pub(super) fn before(work: Duration) -> Self {
+        Self { patience: allowed(work), ..Self::now() }
     }
 
     /// Succeeds where no device's thread has failed since.
@@ -86,7 +108,7 @@ impl Mark {
     /// can be trusted then.
     pub(super) fn check(&self) -> Result<(), String> {
         let failures = failures();
-        if failures.0 == self.0 { Ok(()) } else { Err(failures.1.clone()) }
+        if failures.0 == self.failures { Ok(()) } else { Err(failures.1.clone()) }
     }
 }
 
@@ -110,20 +132,71 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for a device's answer, but not longer than its thread lives.
+/// Waits for a device's answer, but not longer than its thread lives and than the mark has patience.
+///
+/// The future is polled on a thread of its own, since CUDA's blocks in `poll` until the device is done: for ever, where it hangs.
+///
+/// # Errors
+/// The message of the device's failure; that it is lost where it does not answer.
+pub(super) fn wait<T: Send + 'static>(
+    future: impl Future<Output = Result<T, ServerError>> + Send + 'static,
+    mark: &Mark,
+) -> Result<T, Fault> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let given_up = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&given_up);
+    let poll = move || {
+        // Nobody may be there to hear it any more.
+        let _ = answer.send(guarded(|| block_on(future, || stop.load(Ordering::Relaxed))));
+    };
+    let spawned = std::thread::Builder::new().name("wait for a gpu".into()).spawn(poll);
+    spawned.map_err(|e| Fault::failed(format!("no thread can wait for the device: {e}")))?;
+    let begin = Instant::now();
+    let outcome = loop {
+        match answered.recv_timeout(LOOK) {
+            Ok(Ok(Some(answer))) => break answer.map_err(|e| Fault::of(&e)),
+            Ok(Ok(None)) => break Err(Fault::failed("the wait ended without an answer".into())),
+            Ok(Err(panic)) => break Err(Fault::failed(panic)),
+            Err(RecvTimeoutError::Disconnected) => break Err(Fault::failed("the wait ended in a panic".into())),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(problem) = mark.check() {
+            break Err(Fault::failed(problem));
+        }
+        if begin.elapsed() > mark.patience {
+            let (waited, name) = (mark.patience.as_secs_f64(), TIMEOUT);
+            let problem =
+                format!("it has not answered for {waited:.0} s and seems to hang; {name}=SECONDS waits longer");
+            break Err(Fault { problem, lost: true });
+        }
+    };
+    given_up.store(true, Ordering::Relaxed);
+    // An answer may have come just before the device's thread failed.
+    outcome.and_then(|answer| mark.check().map(|()| answer).map_err(Fault::failed))
+}
+
+/// The answer of a device that has nothing else to do, which it gives at once unless its thread fails.
 ///
 /// # Errors
 /// The message of the device's failure.
-pub(super) fn wait<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
+pub(super) fn answer<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
+    let done = guarded(|| block_on(future, || mark.check().is_err())).map_err(Fault::failed)?;
+    mark.check().map_err(Fault::failed)?;
+    let done = done.ok_or_else(|| Fault::failed("a read ended without an answer".into()))?;
+    done.map_err(|e| Fault::of(&e))
+}
+
+/// Polls a future until it is done, or there is a reason to stop.
+fn block_on<T>(future: impl Future<Output = T>, stop: impl Fn() -> bool) -> Option<T> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
-        match guarded(|| future.as_mut().poll(&mut context)).map_err(Fault::failed)? {
-            Poll::Ready(answer) => return answer.map_err(|e| Fault::of(&e)),
-            Poll::Pending => std::thread::park_timeout(PATIENCE),
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(answer) => return Some(answer),
+            Poll::Pending if stop() => return None,
+            Poll::Pending => std::thread::park_timeout(LOOK),
         }
-        mark.check().map_err(Fault::failed)?;
     }
 }
 
@@ -198,6 +271,19 @@ mod tests {
         assert_eq!(Mark::now().check(), Ok(()));
         let waiting = wait(std::future::pending::<Result<(), ServerError>>(), &mark);
         assert_eq!(waiting, Err(Fault::failed("unsupported type".into())));
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_is_lost() {
+        let _alone = alone();
+        let mark = Mark { patience: Duration::from_millis(250), ..Mark::now() };
+        let begin = Instant::now();
+        let fault = wait(std::future::pending::<Result<(), ServerError>>(), &mark).unwrap_err();
+        assert!(fault.lost && fault.problem.contains("has not answered for 0 s and seems to hang"), "{fault:?}");
+        assert!((0.25..20.0).contains(&begin.elapsed().as_secs_f64()));
+        // An hour of work is an hour more.
+        assert_eq!(Mark::before(Duration::from_secs(3600)).patience, Duration::from_secs(3720));
+        assert_eq!(Mark::before(Duration::MAX).patience, Duration::MAX);
     }
 
     #[test]

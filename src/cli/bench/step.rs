@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;
     let mut request = request(&model.config, &args.spec, task, args.clip, args.batch);
+    request.gpu = device.target().cloned();
     let weights = if args.random_weights {
         model.random_weights(args.seed)
     } else {
@@ -86,10 +87,11 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let info = device.describe();
     log::note(&memory_line(&plan));
 
-    let inputs = random_inputs(&plan, request.guidance, args.seed)?;
     let begin = Instant::now();
     let mut session = Session::new(device.as_ref(), plan.into(), &weights)?;
     let load_s = begin.elapsed().as_secs_f64();
+    // After loading, which refuses a plan that is too large.
+    let inputs = random_inputs(session.plan(), request.guidance, args.seed)?;
     let begin = Instant::now();
     session.prologue(&inputs)?;
     let prologue_s = begin.elapsed().as_secs_f64();

@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::walk::{position, unravel};
-use super::{load, store};
+use super::{load, load_written, store};
 use crate::gpu::blueprint::{Program, Slot, Source, Step};
 
 /// An elementwise kernel.
@@ -17,11 +17,21 @@ pub struct Elementwise {
     /// Number of dimensions, 1 where everything is dense.
     pub rank: u32,
     /// Inputs of the program.
-    pub inputs: Vec<Slot>,
+    pub inputs: Vec<Read>,
     /// Where the result goes.
     pub output: Slot,
     /// What is computed.
     pub program: Program,
+}
+
+/// Where an input of the program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Read {
+    /// In a buffer that is only read.
+    Input(Slot),
+    /// Where the result goes: the kernel works in place. A unit reads an element before it writes it, and no other unit does either.
+    Output,
 }
 
 /// The kernel.
@@ -42,7 +52,11 @@ pub fn elementwise<E: Float>(
         #[unroll]
         for k in 0..comptime!(e.inputs.len()) {
             let at = position(&index, sizes, rank, comptime!(1 + rank + k * (rank + 1)));
-            values.push(load::<E>(halves, floats, at as usize, comptime!(e.inputs[k])));
+            let value = match comptime!(e.inputs[k]) {
+                Read::Input(slot) => load::<E>(halves, floats, at as usize, comptime!(slot)),
+                Read::Output => load_written::<E>(half_outs, float_outs, at as usize, comptime!(e.output)),
+            };
+            values.push(value);
         }
         let result = run(values, comptime!(e.program.clone()));
         let at = position(&index, sizes, rank, comptime!(1 + rank + e.inputs.len() * (rank + 1)));

@@ -22,7 +22,7 @@ use cubecl::prelude::*;
 
 use super::blueprint::{Class, Slot};
 
-/// Element `at` of an operand, as `f32`.
+/// Element `at` of an operand of real numbers, as `f32`. Whole numbers are read from their own list.
 #[cube]
 pub fn load<E: Float>(
     halves: &Sequence<Box<[E]>>,
@@ -36,7 +36,27 @@ pub fn load<E: Float>(
     }
 }
 
-/// Writes element `at` of an operand.
+/// Element `at` of an operand that the kernel writes, as `f32`.
+#[cube]
+pub fn load_written<E: Float>(
+    halves: &mut Sequence<Box<[E]>>,
+    floats: &mut Sequence<Box<[f32]>>,
+    at: usize,
+    #[comptime] slot: Slot,
+) -> f32 {
+    match comptime!(slot.class) {
+        Class::Half => {
+            let written = halves.index_mut(comptime!(slot.index as usize));
+            f32::cast_from(written[at])
+        }
+        Class::Float | Class::Int => {
+            let written = floats.index_mut(comptime!(slot.index as usize));
+            written[at]
+        }
+    }
+}
+
+/// Writes element `at` of an operand of real numbers: lowering gives the host what writes others.
 #[cube]
 pub fn store<E: Float>(
     halves: &mut Sequence<Box<[E]>>,

@@ -230,7 +230,8 @@ fn fits(args: &Args<'_>, operand: &Operand) -> Result<(), LowerError> {
     let reach =
         steps.fold(operand.offset, |sum, (&n, &s)| sum.saturating_add((n as u64).saturating_sub(1).saturating_mul(s)));
     if reach > u32::MAX.into() {
-        return Err(args.error(format!("{} reaches beyond the kernel's 32-bit index", operand.ty)));
+        return Err(args
+            .error(format!("{} reaches beyond the kernel's 32-bit index; take a smaller clip or batch", operand.ty)));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use ccl_ir::{Chain, Op};
 
 use super::walk::{Walk, collapse, dense};
 use crate::gpu::blueprint::{Kernel, Program};
-use crate::gpu::kernels::elementwise::Elementwise;
+use crate::gpu::kernels::elementwise::{Elementwise, Read};
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
 
@@ -22,10 +22,12 @@ struct Loop<'a> {
     inputs: Vec<(usize, Walk)>,
     /// The same of the output.
     output: (usize, Walk),
+    /// Inputs that lie where the output goes.
+    in_place: &'a [usize],
 }
 
-/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy`, `Detach` and `Reshape`.
-pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> {
+/// `Fused`, `Unary`, `Binary`, `Cast`, `Copy`, `Detach` and `Reshape`; the inputs `in_place` lie where the result goes.
+pub(super) fn chain(call: &Call, target: &Target, in_place: &[usize]) -> Result<Launch, LowerError> {
     let program = match &call.op {
         Op::Fused(f) => Program::of(&f.chain),
         Op::Unary(u) => Program::of(&Chain::unary(u.kind)),
@@ -36,7 +38,7 @@ pub(super) fn chain(call: &Call, target: &Target) -> Result<Launch, LowerError> 
     let reshaped = matches!(call.op, Op::Reshape(_));
     let over = if reshaped { &call.inputs[0].ty.shape } else { shape };
     let inputs = call.inputs.iter().map(|o| Walk::broadcast(o, over)).enumerate().collect();
-    launch(call, target, Loop { program, over, inputs, output: (0, at(0, over)) })
+    launch(call, target, Loop { program, over, inputs, output: (0, at(0, over)), in_place })
 }
 
 /// An input's elements, through a program of one input, into an output of its shape.
@@ -49,7 +51,7 @@ pub(super) fn through(
 ) -> Result<Launch, LowerError> {
     let over = &call.outputs[output].ty.shape;
     let walk = Walk::broadcast(&call.inputs[input], over);
-    launch(call, target, Loop { program, over, inputs: vec![(input, walk)], output: (output, at(0, over)) })
+    launch(call, target, Loop { program, over, inputs: vec![(input, walk)], output: (output, at(0, over)), in_place: &[] })
 }
 
 /// One copy for each input, into its part of the result.
@@ -140,7 +142,7 @@ fn copy(
     input: (usize, Walk),
     output: Walk,
 ) -> Result<Launch, LowerError> {
-    launch(call, target, Loop { program: Program::copy(), over, inputs: vec![input], output: (0, output) })
+    launch(call, target, Loop { program: Program::copy(), over, inputs: vec![input], output: (0, output), in_place: &[] })
 }
 
 fn launch(call: &Call, target: &Target, work: Loop<'_>) -> Result<Launch, LowerError> {
@@ -150,8 +152,12 @@ fn launch(call: &Call, target: &Target, work: Loop<'_>) -> Result<Launch, LowerE
     walks.push(output);
     collapse(&mut dims, &mut walks);
     let mut args = Args::new(call, target);
-    let inputs = operands.into_iter().map(|i| args.input(i)).collect::<Result<Vec<_>, _>>()?;
     let output = args.output(result)?;
+    let input = |i: usize| match work.in_place.contains(&i) {
+        true => Ok(Read::Output),
+        false => args.input(i).map(Read::Input),
+    };
+    let inputs = operands.into_iter().map(input).collect::<Result<Vec<_>, _>>()?;
     let elements: u64 = dims.iter().map(|&n| n as u64).product();
     args.size(elements)?;
     args.sizes(dims.iter().map(|&n| n as u64))?;

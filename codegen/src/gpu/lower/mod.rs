@@ -13,7 +13,7 @@ mod walk;
 use std::borrow::Cow;
 
 use ccl_ir::plan::{Call, Place};
-use ccl_ir::{Op, Plan};
+use ccl_ir::{DType, Op, Plan};
 
 use super::launch::{Launch, LowerError};
 use super::target::Target;
@@ -27,17 +27,24 @@ pub enum Lowered {
     Device(Vec<Launch>),
 }
 
-/// Lowers a call of a plan for a target: [`lower()`], told what lies over its predecessor.
+/// Lowers a call of a plan for a target. Where the call works in place, the kernel gets the buffer once, to read and to write: what
+/// is bound twice must not overlap where one of the two is written, neither in WebGPU nor behind CUDA's `__restrict__`.
 ///
 /// # Errors
 /// As for [`lower()`].
 pub fn lower_in(plan: &Plan, call: &Call, target: &Target) -> Result<Lowered, LowerError> {
-    lower(&in_place(plan, call), target)
+    let over = plan.in_place(call);
+    match &call.op {
+        Op::Fused(_) | Op::Unary(_) | Op::Binary(_) if !over.is_empty() => {
+            Ok(Lowered::Device(vec![elementwise::chain(call, target, &over)?]))
+        }
+        _ => lower(&updated(plan, call), target),
+    }
 }
 
-/// A call whose outputs are at the places of the inputs that they lie over. A plan has a buffer for every value, and several may be the
+/// A call whose outputs are at the places of the inputs that they update. A plan has a buffer for every value, and several may be the
 /// same bytes.
-fn in_place<'c>(plan: &Plan, call: &'c Call) -> Cow<'c, Call> {
+fn updated<'c>(plan: &Plan, call: &'c Call) -> Cow<'c, Call> {
     let mut call = Cow::Borrowed(call);
     for o in 0..call.outputs.len() {
         let Some(Place::Buffer(under)) = call.op.updates(o).map(|i| call.inputs[i].place) else { continue };
@@ -49,7 +56,7 @@ fn in_place<'c>(plan: &Plan, call: &'c Call) -> Cow<'c, Call> {
     call
 }
 
-/// Lowers a call for a target. Outputs lie over inputs only where they have their places.
+/// Lowers a call whose outputs lie apart from its inputs, or have the places of those that they update.
 ///
 /// # Errors
 /// When the target lacks a type, or a size is beyond its limits.
@@ -57,11 +64,15 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
     if call.outputs.iter().all(|o| o.ty.elements() == 0) {
         return Ok(Lowered::Device(Vec::new()));
     }
+    // Kernels write real numbers. Whole ones are a few, and the host's.
+    if call.outputs.iter().any(|o| o.ty.dtype == DType::I32) {
+        return Ok(Lowered::Host);
+    }
     let launches = match &call.op {
         // Angles are f64 (SPEC 2, 3): the host computes them, once per model or clip.
         Op::RopeTable(_) | Op::WindowMask(_) | Op::Constant(_) | Op::TimeFeatures(_) => return Ok(Lowered::Host),
         Op::Fused(_) | Op::Unary(_) | Op::Binary(_) | Op::Cast(_) | Op::Copy(_) | Op::Detach(_) | Op::Reshape(_) => {
-            vec![elementwise::chain(call, target)?]
+            vec![elementwise::chain(call, target, &[])?]
         }
         Op::Pad(p) => elementwise::pad(call, target, p)?,
         Op::Reduce(r) => vec![sum::reduce(call, target, r)?],

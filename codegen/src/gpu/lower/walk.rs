@@ -50,7 +50,9 @@ impl Walk {
 pub(super) fn fits(args: &Args, n: u64) -> Result<(), LowerError> {
     match u32::try_from(n) {
         Ok(_) => Ok(()),
-        Err(_) => Err(args.error(format!("{n} elements do not fit the kernel's 32-bit index"))),
+        Err(_) => {
+            Err(args.error(format!("{n} elements do not fit the kernel's 32-bit index; take a smaller clip or batch")))
+        }
     }
 }
 
