@@ -228,6 +228,8 @@ operators!(
     WindowGather,
     WindowMask,
     PartitionedContextAttention,
+    ContextProbabilities,
+    WindowMix,
     MergeAttention,
     RmsNormRope,
     Patchify,

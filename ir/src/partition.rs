@@ -73,6 +73,15 @@ pub struct Group {
     pub last: usize,
 }
 
+impl Group {
+    /// How often key `j` of the group counts, counted from its first.
+    pub fn times(&self, j: usize) -> usize {
+        let first = if j == 0 { self.first - 1 } else { 0 };
+        let last = if j + 1 == self.keys.len() { self.last - 1 } else { 0 };
+        1 + first + last
+    }
+}
+
 impl Partition {
     /// Number of queries.
     pub fn queries(&self) -> usize {
@@ -208,6 +217,14 @@ impl Partition {
                 (frames, if edge == Edge::Shift { size.min(length) } else { size })
             }
             Partition::NearestFrame { tokens_per_frame, length, .. } => (length, tokens_per_frame),
+        }
+    }
+
+    /// Most keys of a group, without context tokens.
+    pub fn widest(&self) -> usize {
+        match *self {
+            Partition::NearestFrame { tokens_per_frame, .. } => tokens_per_frame,
+            Partition::Windows { .. } => self.groups().iter().map(|g| g.keys.len()).max().unwrap_or(0),
         }
     }
 

@@ -7,17 +7,21 @@
 //! 2. [`dead`]: what no output needs goes, weights included;
 //! 3. [`simplify`] and [`cse`]: neutral operations go, equal values are computed once, across guidance passes;
 //! 4. [`raise`]: plain patterns become `NormModulate` and `PartitionedContextAttention`;
-//! 5. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
-//! 6. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
-//! 7. [`precision`] and [`split`], where the target asks for them: half precision activations, keys dealt out;
-//! 8. [`layout`]: copies where a kernel cannot read a view;
-//! 9. [`lower`]: calls, order, buffers, offsets.
+//! 5. [`algebra`]: equality saturation, block by block, by the target's prices ([`cost`], [`device`]);
+//! 6. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
+//! 7. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
+//! 8. [`precision`] and [`split`], where the target asks for them: half precision activations, keys dealt out;
+//! 9. [`layout`]: copies where a kernel cannot read a view;
+//! 10. [`lower`]: calls, order, buffers, offsets.
 //!
 //! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
 #![deny(missing_docs)]
 
+pub mod algebra;
+pub mod cost;
 pub mod cse;
 pub mod dead;
+pub mod device;
 pub mod error;
 pub mod fuse;
 pub mod hoist;
@@ -35,6 +39,7 @@ pub mod specialise;
 pub mod split;
 pub mod validate;
 
+pub use device::DeviceSpec;
 pub use error::PassError;
 pub use pipeline::{Options, compile};
 pub use record::Record;

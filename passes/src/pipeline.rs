@@ -3,11 +3,12 @@
 use ccl_ir::plan::About;
 use ccl_ir::{Graph, Plan};
 
+use crate::device::DeviceSpec;
 use crate::error::PassError;
 use crate::record::Record;
 use crate::specialise::Answers;
 use crate::validate::Validator;
-use crate::{cse, dead, fuse, hoist, layout, lower, precision, raise, simplify, specialise, split};
+use crate::{algebra, cse, dead, fuse, hoist, layout, lower, precision, raise, simplify, specialise, split};
 
 /// Rows of the schedule that a plan holds. The prologue embeds all of them at once; a longer schedule runs the prologue again.
 pub const SCHEDULE_ROWS: usize = 64;
@@ -19,6 +20,8 @@ pub struct Options {
     pub schedule_rows: usize,
     /// Whether to raise plain patterns to fused operators. Off, the plan computes the plain patterns: the oracle.
     pub raise: bool,
+    /// Equality saturation: its rules and the target's prices. `None`: the algebra stays as the model has it.
+    pub algebra: Option<algebra::Settings>,
     /// Whether to fuse elementwise operators.
     pub fuse: bool,
     /// Whether token streams are stored in the half precision of the matrices; off, activations are `f32`.
@@ -34,6 +37,7 @@ impl Default for Options {
         Self {
             schedule_rows: SCHEDULE_ROWS,
             raise: true,
+            algebra: Some(algebra::Settings::new(DeviceSpec::for_target("cpu"))),
             fuse: true,
             half_activations: false,
             parallelism: 0,
@@ -75,6 +79,12 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let mut g = pass("dead", &g, &dead::run)?;
     if options.raise {
         g = pass("raise", &g, &raise::run)?;
+        g = pass("simplify", &g, &simplify::run)?;
+        g = pass("cse", &g, &cse::run)?;
+        g = pass("dead", &g, &dead::run)?;
+    }
+    if let Some(settings) = &options.algebra {
+        g = pass("algebra", &g, &|g, r| algebra::run(g, settings, r))?;
         g = pass("simplify", &g, &simplify::run)?;
         g = pass("cse", &g, &cse::run)?;
         g = pass("dead", &g, &dead::run)?;

@@ -155,7 +155,7 @@ fn bias(group: &Group) -> Option<Vec<f32>> {
 }
 
 /// Refuses what the kernels cannot read.
-fn check(op: &'static str, view: &View<'_>) -> Result<(), KernelError> {
+pub(super) fn check(op: &'static str, view: &View<'_>) -> Result<(), KernelError> {
     let last = view.ty.rank() - 1;
     if view.shape()[last] > 1 && view.stride(last) != 1 {
         let reason = format!("over {} with channels {} apart: copy it first", view.ty, view.stride(last));

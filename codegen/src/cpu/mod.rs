@@ -12,6 +12,7 @@ mod layout;
 mod linear;
 mod math;
 mod matmul;
+mod mix;
 mod movement;
 mod norms;
 mod parallel;
@@ -93,6 +94,8 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
             Op::RmsNormRope(o) => rope::rms_norm_rope(o, inputs, outputs),
             Op::Attention(o) => attention::attention(o, inputs, outputs)?,
             Op::PartitionedContextAttention(o) => attention::partitioned(o, inputs, outputs)?,
+            Op::ContextProbabilities(o) => mix::probabilities(o, inputs, outputs)?,
+            Op::WindowMix(o) => mix::window_mix(o, inputs, outputs),
             Op::MergeAttention(o) => attention::merge(o, inputs, outputs),
             Op::WindowGather(o) => movement::window_gather(o, inputs, outputs),
             Op::WindowMask(o) => tables::window_mask(o, outputs),

@@ -94,16 +94,7 @@ impl Operator for PartitionedContextAttention {
         let mut lse = vec![T::from_f64(NO_KEYS); self.splits * rows];
         for group in self.partition.groups() {
             // How often each key of the group counts, as a term added to its score.
-            let bias = |j: usize| {
-                let mut times = 1;
-                if j == group.keys.start {
-                    times += group.first - 1;
-                }
-                if j + 1 == group.keys.end {
-                    times += group.last - 1;
-                }
-                T::from_f64((times as f64).ln())
-            };
+            let bias = |j: usize| T::from_f64((group.times(j - group.keys.start) as f64).ln());
             for (b, head, part) in product(batch, h, self.splits) {
                 let context = |j: usize| (j * h + head) * d..(j * h + head) * d + d;
                 let latent = |j: usize| ((b * lk + j) * h + head) * d..((b * lk + j) * h + head) * d + d;
