@@ -148,6 +148,12 @@ impl Analysis<Term> for Known {
         }
     }
 
+    /// As [`Known::make`]; a class stays where it is in the model.
+    fn remake(region: &mut Region, term: &Term, id: Id) -> Facts {
+        let origin = region[id].data.origin;
+        Facts { origin, ..Self::make(region, term, id) }
+    }
+
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
         let before = a.clone();
         a.binding = a.binding.min(b.binding);
