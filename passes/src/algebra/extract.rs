@@ -149,16 +149,29 @@ impl<'a> Prices<'a> {
         out
     }
 
-    /// Whether the choice has a rewrite's terms at its root.
-    pub fn has(&self, choice: &Choice, found: &Move) -> bool {
-        let root = self.class(found.root);
-        let at_root = found.picks.iter().rev().find(|(id, _)| self.class(*id) == root);
-        at_root.is_some_and(|(_, term)| self.position(root, term) == Some(choice[root]))
-    }
-
-    /// Whether a class is among these.
-    pub fn reaches(&self, classes: &std::collections::BTreeSet<usize>, id: Id) -> bool {
-        classes.contains(&self.class(id))
+    /// Positions of the rewrites that a choice uses: those which were the first to add one of its terms, and those which only found two
+    /// values to be one. `original` terms were there before any rewrite.
+    pub fn used(&self, choice: &Choice, original: &[(Id, Term)], moves: &[Move]) -> Vec<usize> {
+        let Ok(order) = self.order(choice) else { return Vec::new() };
+        let mut fresh: std::collections::BTreeSet<(usize, usize)> = order.iter().map(|&c| (c, choice[c])).collect();
+        for (id, term) in original {
+            let class = self.class(*id);
+            if let Some(n) = self.position(class, term) {
+                fresh.remove(&(class, n));
+            }
+        }
+        let mut used = Vec::new();
+        for (i, found) in moves.iter().enumerate() {
+            let mut own = found.picks.is_empty() && order.contains(&self.class(found.root));
+            for (id, term) in &found.picks {
+                let class = self.class(*id);
+                own |= self.position(class, term).is_some_and(|n| fresh.remove(&(class, n)));
+            }
+            if own {
+                used.push(i);
+            }
+        }
+        used
     }
 
     /// Classes that a choice computes, operands first.

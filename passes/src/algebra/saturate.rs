@@ -178,11 +178,14 @@ fn choose(plain: &Plain, rules: &[Rule], settings: &Settings) -> Result<Chosen, 
     Ok(Chosen { built, before, choice, total, full })
 }
 
-/// Every rewrite that can be applied at all, whatever it costs, each after the others.
+/// Every rewrite that can be applied at all, whatever it costs, each after the others. Rules that come early in the table, which do more,
+/// have the last word.
 fn always(built: &Built, settings: &Settings, original: Choice, price: Total) -> (Choice, Total) {
     let prices = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
     let mut best = (original, price);
-    for found in &built.region.analysis.moves {
+    let mut moves: Vec<&Move> = built.region.analysis.moves.iter().collect();
+    moves.sort_by_key(|m| std::cmp::Reverse(m.rule));
+    for found in moves {
         let candidate = prices.with(&best.0, found);
         if let Ok(price) = prices.price(&candidate) {
             best = (candidate, price);
@@ -202,22 +205,17 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
     let mut notes = Vec::new();
     let mut applied = BTreeSet::new();
     if recipe.is_some() {
-        let reached: BTreeSet<usize> = prices.order(&found.choice).unwrap_or_default().into_iter().collect();
-        let original = prices.original(&built.originals);
+        let moves = &built.region.analysis.moves;
+        let used = prices.used(&found.choice, &built.originals, moves);
         for (n, rule) in settings.rules.iter().enumerate() {
-            let moves: Vec<&Move> = built.region.analysis.moves.iter().filter(|m| m.rule == n).collect();
-            let chosen = |m: &&&Move| {
-                let fresh = m.picks.is_empty() || (prices.has(&found.choice, m) && !prices.has(&original, m));
-                fresh && prices.reaches(&reached, m.root)
-            };
-            let used: Vec<&&Move> = moves.iter().filter(chosen).collect();
-            let Some(first) = used.first() else { continue };
+            let of_rule: Vec<&Move> = used.iter().map(|&i| &moves[i]).filter(|m| m.rule == n).collect();
+            let Some(first) = of_rule.first() else { continue };
             let without: Vec<Rule> = settings.rules.iter().filter(|r| r.name != rule.name).copied().collect();
             let other = match settings.choose {
                 Choose::Cheapest => choose(plain, &without, settings).map_or(found.before, |c| c.total),
                 Choose::Always => found.before,
             };
-            let note = note(rule, first, used.len(), &found, other, built);
+            let note = note(rule, first, of_rule.len(), &found, other, built);
             // A rewrite that others make unnecessary is not worth a line.
             if settings.choose == Choose::Always || other.cost > found.total.cost {
                 notes.push(note);
