@@ -29,6 +29,7 @@ pub mod op;
 pub mod ops;
 pub mod partition;
 pub mod plan;
+pub mod random_graph;
 pub mod tensor;
 pub mod text;
 pub mod types;

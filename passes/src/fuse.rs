@@ -4,7 +4,8 @@
 //! shape. The result is bit for bit what the single operators give.
 
 use ccl_ir::chain::{Arg, Instr};
-use ccl_ir::{Binding, Chain, Graph, NodeId, Op, Value, ops};
+use ccl_ir::types::broadcast;
+use ccl_ir::{Binding, Chain, Graph, NodeId, Op, Operator, TensorType, Value, ops};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -73,7 +74,7 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         while slot < inputs.len() {
             let v = inputs[slot];
             if let Op::Constant(c) = graph.op(v)
-                && inputs.len() > 1
+                && keeps_shape(graph, &inputs, slot, &node.types[0].shape)
             {
                 chain.bind_constant(slot as u16, c.value);
                 inputs.remove(slot);
@@ -107,10 +108,23 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
             record.applied("fuse", "chain", &node.at, reason, 0, -saved);
         }
         let new_inputs: Vec<Value> = inputs.iter().map(|&v| re.get(v)).collect();
-        re.put(id, ops::Fused::new(chain.clone()).into(), &new_inputs).map_err(PassError::ir("fuse"))?;
+        let mut op = ops::Fused::new(chain.clone());
+        // A number that went into the chain may have given the result its type.
+        let types: Vec<&TensorType> = new_inputs.iter().map(|&v| re.new.ty(v)).collect();
+        if op.infer(&types).is_ok_and(|types| types[0].dtype != node.types[0].dtype) {
+            op.out = Some(node.types[0].dtype);
+        }
+        re.put(id, op.into(), &new_inputs).map_err(PassError::ir("fuse"))?;
         known[id.index()] = Some((chain, inputs));
     }
     Ok(re.finish())
+}
+
+/// Whether inputs but for number `slot` are some, and still broadcast to a shape.
+fn keeps_shape(graph: &Graph, inputs: &[Value], slot: usize, shape: &[usize]) -> bool {
+    let mut others = inputs.iter().enumerate().filter(|(i, _)| *i != slot).map(|(_, &v)| &graph.ty(v).shape);
+    let whole = others.try_fold(Vec::new(), |whole, other| broadcast(&whole, other));
+    inputs.len() > 1 && whole.as_deref() == Some(shape)
 }
 
 /// Inputs that are one value are read once.
@@ -148,7 +162,9 @@ fn epilogues(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         };
         let linear = graph.node(node.inputs[slot].node);
         let Op::Linear(op) = &linear.op else { unreachable!("candidates are products") };
-        let op = ops::Linear { bias: op.bias, epilogue: Some(product_first(&fused.chain, slot as u16)), out: None };
+        // The result has the chain's type, which need not be that of the tokens.
+        let out = Some(node.types[0].dtype).filter(|&own| own != graph.ty(linear.inputs[0]).dtype);
+        let op = ops::Linear { bias: op.bias, epilogue: Some(product_first(&fused.chain, slot as u16)), out };
         let mut inputs: Vec<Value> = linear.inputs.iter().map(|&v| re.get(v)).collect();
         inputs.extend(node.inputs.iter().enumerate().filter(|(i, _)| *i != slot).map(|(_, &v)| re.get(v)));
         let saved = 2 * node.types[0].bytes() as i64;

@@ -4,7 +4,7 @@
 //! angle), norm weights, modulation, RoPE tables, log-sum-exp, velocities and the guidance arithmetic. All arithmetic inside a
 //! kernel is `f32`, whatever is stored.
 
-use ccl_ir::{DType, Graph, Op, Value, ops};
+use ccl_ir::{DType, Graph, Op, TensorType, Value, ops};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -49,9 +49,28 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
             }
             op => op.clone(),
         };
+        // Where an operator wants one type or single precision, such as a log-sum-exp, it is given what it had.
+        let types: Vec<&TensorType> = inputs.iter().map(|&v| re.new.ty(v)).collect();
+        if op.infer(&types).is_err() {
+            for (v, &old) in inputs.iter_mut().zip(&node.inputs) {
+                let to = graph.ty(old).dtype;
+                if re.new.ty(*v).dtype != to {
+                    record.applied("precision", "cast", &node.at, format!("`{}` reads {to}", op.name()), 0, 0);
+                    *v = re.new.add(node.at.clone(), ops::Cast { to }, &[*v]).map_err(&err)?;
+                }
+            }
+        }
         re.put(id, op, &inputs).map_err(&err)?;
     }
-    Ok(re.finish())
+    let mut out = re.finish();
+    // Results are given out as they were asked for.
+    for i in 0..out.outputs.len() {
+        let (v, to) = (out.outputs[i].value, graph.ty(graph.outputs[i].value).dtype);
+        if out.ty(v).dtype != to {
+            out.outputs[i].value = out.add(out.outputs[i].name.clone(), ops::Cast { to }, &[v]).map_err(&err)?;
+        }
+    }
+    Ok(out)
 }
 
 /// Whether a node's result reaches a result of the graph through moves and elementwise arithmetic alone: a velocity.

@@ -89,6 +89,20 @@ impl WeightBytes {
         matches!(self.0, Bytes::Mapped { .. })
     }
 
+    /// A weight that a program has in its own memory, rounded to the type that a plan wants.
+    ///
+    /// # Errors
+    /// When there are more or fewer values than `want` has elements, or memory is short.
+    pub fn of_values(name: &str, values: &[f32], want: &TensorType) -> Result<Self, RuntimeError> {
+        if want.checked_elements() != Some(values.len() as u64) || !want.dtype.is_float() {
+            return Err(RuntimeError::weight(name, format!("has {} values, the plan wants {want}", values.len())));
+        }
+        Self::make(name, byte_len(name, want)?, |out| {
+            convert::round_to(values, want.dtype, out);
+            Ok(())
+        })
+    }
+
     /// New memory of `len` bytes that `fill` writes.
     fn make(
         name: &str,

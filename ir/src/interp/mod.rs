@@ -8,6 +8,7 @@ mod random;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub(crate) use random::{Stream, random_value};
 pub use random::{random_bindings, sample_inputs};
 
 use crate::error::{IrError, Problem};
@@ -31,16 +32,26 @@ pub fn evaluate<T: Real>(
     graph: &Graph,
     bindings: &BTreeMap<String, Tensor<T>>,
 ) -> Result<BTreeMap<String, Tensor<T>>, IrError> {
-    observe(graph, bindings, |_, _| ())
+    observe(graph, bindings, |node, inputs| node.op.eval(inputs), |_, _| ())
+}
+
+/// [`evaluate`] with another evaluation of single nodes, to see what a graph makes of it.
+pub(crate) fn revised<T: Real>(
+    graph: &Graph,
+    bindings: &BTreeMap<String, Tensor<T>>,
+    eval: impl FnMut(&Node, &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem>,
+) -> Result<BTreeMap<String, Tensor<T>>, IrError> {
+    observe(graph, bindings, eval, |_, _| ())
 }
 
 /// The results of a node that were computed here, or a tensor that the caller holds.
 type Results<'a, T> = Vec<Cow<'a, Tensor<T>>>;
 
-/// [`evaluate`], with a look at all values that are held after each node.
+/// [`evaluate`] by this evaluation of a node, with a look at all values that are held after each node.
 fn observe<'a, T: Real>(
     graph: &Graph,
     bindings: &'a BTreeMap<String, Tensor<T>>,
+    mut eval: impl FnMut(&Node, &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem>,
     mut look: impl FnMut(NodeId, &[Option<Results<'a, T>>]),
 ) -> Result<BTreeMap<String, Tensor<T>>, IrError> {
     verify(graph)?;
@@ -54,7 +65,7 @@ fn observe<'a, T: Real>(
         }
         let results = match node.op.given_name() {
             Some(name) => vec![Cow::Borrowed(bound(bindings, name, &node.types[0])?)],
-            None => compute(node, &held).map_err(failed)?,
+            None => compute(node, &held, &mut eval).map_err(failed)?,
         };
         held[id.index()] = Some(results);
         for value in &node.inputs {
@@ -87,10 +98,14 @@ fn read<'v, T: Real>(held: &'v [Option<Results<'_, T>>], value: Value) -> Option
     held[value.node.index()].as_ref()?.get(usize::from(value.port)).map(|t| &**t)
 }
 
-fn compute<'a, T: Real>(node: &Node, held: &[Option<Results<'a, T>>]) -> Result<Results<'a, T>, Problem> {
+fn compute<'a, T: Real>(
+    node: &Node,
+    held: &[Option<Results<'a, T>>],
+    eval: &mut impl FnMut(&Node, &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem>,
+) -> Result<Results<'a, T>, Problem> {
     let inputs: Option<Vec<&Tensor<T>>> = node.inputs.iter().map(|&v| read(held, v)).collect();
     let inputs = inputs.ok_or_else(|| Problem::new("an input was dropped before its last use"))?;
-    let results = node.op.eval(&inputs)?;
+    let results = eval(node, &inputs)?;
     let as_inferred = results.len() == node.types.len() && results.iter().zip(&node.types).all(|(r, t)| r.matches(t));
     crate::ensure!(as_inferred, "evaluation and inference disagree about the shape of the result");
     Ok(results.into_iter().map(Cow::Owned).collect())
@@ -158,7 +173,7 @@ mod tests {
         let g = chain(50)?;
         let x = bindings(&[("x", tensor(&[2], &[1.0, 2.0]))]);
         let mut most = 0;
-        observe(&g, &x, |_, held| most = most.max(held.iter().flatten().count()))?;
+        observe(&g, &x, |node, inputs| node.op.eval(inputs), |_, held| most = most.max(held.iter().flatten().count()))?;
         // The first, which the sum reads, and one of the chain; at the end the two outputs.
         assert_eq!(most, 2);
         Ok(())
@@ -170,7 +185,8 @@ mod tests {
         let dead = g.input("dead", TensorType::f32([2]), Binding::Step)?;
         g.add("", Route { flag: "f".into(), answer: None }, &[dead, dead])?;
         let mut seen = Vec::new();
-        observe(&g, &bindings(&[("x", tensor(&[2], &[1.0, 2.0]))]), |id, _| seen.push(id.0))?;
+        let x = bindings(&[("x", tensor(&[2], &[1.0, 2.0]))]);
+        observe(&g, &x, |node, inputs| node.op.eval(inputs), |id, _| seen.push(id.0))?;
         assert_eq!(seen, [0, 1, 2, 3]);
         Ok(())
     }

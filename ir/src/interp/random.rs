@@ -17,22 +17,27 @@ use crate::types::{DType, TensorType};
 ///
 /// - inputs: unit normal; `t` and `schedule` uniform in (0.1, 0.9); `step` a small row number, and that row of
 ///   `schedule` is `t`, so that a graph means the same before and after it reads the time from a schedule;
-///   `x_len`, for an input `x [B, n, ..]`, a whole number from 1 to n; other `i32` inputs 0;
+///   `x_len`, for an input `x [B, n, ..]`, a whole number from 1 to n; `x_row`, for an input `x [n, ..]`, one of its
+///   rows; other `i32` inputs 0;
 /// - weights: normal over `sqrt(fan in)` where they have two or more dimensions; else `1 + 0.1 x` where the name
 ///   ends in `.weight`, and `0.1 x`.
 pub fn random_bindings(graph: &Graph, seed: u64) -> BTreeMap<String, Tensor<f64>> {
     let mut out = BTreeMap::new();
     for node in graph.nodes() {
-        let tensor = match &node.op {
-            Op::Input(input) => Some((&input.name, input_values(graph, &input.name, &input.ty, seed))),
-            Op::Weight(weight) => Some((&weight.name, weight_values(&weight.name, &weight.ty, seed))),
-            _ => None,
-        };
-        if let Some((name, tensor)) = tensor {
-            out.insert(name.clone(), tensor);
+        if let Some(tensor) = random_value(graph, &node.op, seed) {
+            out.insert(node.op.given_name().unwrap_or_default().to_owned(), tensor);
         }
     }
     out
+}
+
+/// The value that [`random_bindings`] has for an input or a weight; `None` for every other operator.
+pub(crate) fn random_value(graph: &Graph, op: &Op, seed: u64) -> Option<Tensor<f64>> {
+    match op {
+        Op::Input(input) => Some(input_values(graph, &input.name, &input.ty, seed)),
+        Op::Weight(weight) => Some(weight_values(&weight.name, &weight.ty, seed)),
+        _ => None,
+    }
 }
 
 /// Values for the inputs of an operator's sample: unit normal, integers as the sample says.
@@ -52,10 +57,11 @@ fn input_values(graph: &Graph, name: &str, ty: &TensorType, seed: u64) -> Tensor
     let stream = Stream::new(seed, name);
     let time = |i| 0.1 + 0.8 * Stream::new(seed, "t").uniform(i);
     if ty.dtype == DType::I32 {
-        let value = match name.strip_suffix("_len") {
-            Some(whole) => 1 + stream.below(size_of(graph, whole, 1)),
-            None if name == "step" => step(graph, seed),
-            None => 0,
+        let value = match (name.strip_suffix("_len"), name.strip_suffix("_row")) {
+            (Some(whole), _) => 1 + stream.below(size_of(graph, whole, 1)),
+            (_, Some(table)) => stream.below(size_of(graph, table, 0)),
+            _ if name == "step" => step(graph, seed),
+            _ => 0,
         };
         return tensor(ty, |_| value as f64);
     }
@@ -114,18 +120,20 @@ fn round(x: f64, dtype: DType) -> f64 {
 
 /// Random numbers by position.
 #[derive(Clone, Copy)]
-struct Stream {
+pub(crate) struct Stream {
     key: u64,
 }
 
 impl Stream {
-    fn new(seed: u64, name: &str) -> Self {
+    /// The stream of a seed and a name.
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let mut key = [0; 8];
         key.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..8]);
         Self { key: u64::from_le_bytes(key) ^ mix(seed) }
     }
 
-    fn bits(self, index: u64) -> u64 {
+    /// 64 random bits.
+    pub(crate) fn bits(self, index: u64) -> u64 {
         mix(self.key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 

@@ -67,6 +67,7 @@ pub use unary::{Unary, UnaryKind};
 pub use unpatchify::Unpatchify;
 pub use weight::Weight;
 pub use window_gather::WindowGather;
+pub(crate) use window_gather::samples as window_samples;
 pub use window_mask::WindowMask;
 pub use window_mix::WindowMix;
 

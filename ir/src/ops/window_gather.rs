@@ -54,7 +54,7 @@ impl Operator for WindowGather {
 }
 
 /// Partitions for the tests of the plain form.
-pub(super) fn samples() -> Vec<Partition> {
+pub(crate) fn samples() -> Vec<Partition> {
     let windows = |edge| Partition::Windows {
         frames: 4,
         tokens_per_frame: 3,

@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 
 use super::blueprint::{Class, Slot};
 
-/// Element `at` of an operand, as `f32`.
+/// Element `at` of an operand of real numbers, as `f32`. Whole numbers are read from their own list.
 #[cube]
 pub fn load<E: Float>(
     halves: &Sequence<Box<[E]>>,
@@ -31,7 +31,7 @@ pub fn load<E: Float>(
     }
 }
 
-/// Writes element `at` of an operand.
+/// Writes element `at` of an operand of real numbers: lowering gives the host what writes others.
 #[cube]
 pub fn store<E: Float>(
     halves: &mut Sequence<Box<[E]>>,

@@ -7,8 +7,8 @@ mod norm;
 mod product;
 mod walk;
 
-use ccl_ir::Op;
 use ccl_ir::plan::Call;
+use ccl_ir::{DType, Op};
 
 use super::launch::{Launch, LowerError};
 use super::target::Target;
@@ -29,6 +29,10 @@ pub enum Lowered {
 pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
     if call.outputs.iter().all(|o| o.ty.elements() == 0) {
         return Ok(Lowered::Device(Vec::new()));
+    }
+    // Kernels write real numbers. Whole ones are a few, and the host's.
+    if call.outputs.iter().any(|o| o.ty.dtype == DType::I32) {
+        return Ok(Lowered::Host);
     }
     let launches = match &call.op {
         // Angles are f64 (SPEC 2, 3): the host computes them, once per model or clip.
