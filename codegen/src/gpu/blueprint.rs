@@ -94,6 +94,8 @@ pub struct Blueprint {
 pub enum Kernel {
     /// See [`super::kernels::attention`].
     Attention(super::kernels::attention::Attention),
+    /// See [`super::kernels::probabilities`].
+    Probabilities(super::kernels::attention::Attention),
     /// See [`super::kernels::merge`].
     Merge(super::kernels::merge::Merge),
     /// See [`super::kernels::elementwise`].

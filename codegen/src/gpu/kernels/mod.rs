@@ -7,6 +7,7 @@ pub mod gather;
 pub mod merge;
 pub mod norm;
 pub mod norm_rope;
+pub mod probabilities;
 pub mod product;
 pub mod reduce;
 pub mod rope;

@@ -12,21 +12,21 @@ use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
 
 /// Widest head: a unit keeps its channels in registers.
-const WIDEST: usize = 256;
+pub(super) const WIDEST: usize = 256;
 /// Units of a cube that merges.
 const UNITS: u32 = 64;
 
 /// How queries see keys: what the kernel computes its groups from.
-struct Plan {
-    keys: Keys,
-    groups: usize,
+pub(super) struct Plan {
+    pub(super) keys: Keys,
+    pub(super) groups: usize,
     /// Most queries of a group.
-    queries: usize,
-    parts: usize,
-    context: usize,
-    per_frame: usize,
+    pub(super) queries: usize,
+    pub(super) parts: usize,
+    pub(super) context: usize,
+    pub(super) per_frame: usize,
     /// Size of a window, and slope, offset and divisor of its centre.
-    window: [usize; 4],
+    pub(super) window: [usize; 4],
 }
 
 /// `Attention`: all queries are one group.
@@ -45,9 +45,13 @@ pub(super) fn partitioned(
     target: &Target,
     op: &PartitionedContextAttention,
 ) -> Result<Vec<Launch>, LowerError> {
-    let args = Args::new(call, target);
-    let (parts, context) = (op.splits, call.inputs[3].ty.shape[0]);
-    let plan = match op.partition {
+    let plan = plan(&Args::new(call, target), op.partition, op.splits, call.inputs[3].ty.shape[0])?;
+    lower(call, target, &plan, None, None)
+}
+
+/// How the queries of a partition see keys.
+pub(super) fn plan(args: &Args<'_>, partition: Partition, parts: usize, context: usize) -> Result<Plan, LowerError> {
+    Ok(match partition {
         Partition::Windows { frames, tokens_per_frame, size, scale, offset, divisor, edge, length } => {
             // The kernel computes windows with signed numbers.
             let last = scale as u64 * frames as u64 + offset as u64;
@@ -79,8 +83,7 @@ pub(super) fn partitioned(
                 window: [0, 0, 0, 1],
             }
         }
-    };
-    lower(call, target, &plan, None, None)
+    })
 }
 
 fn lower(
@@ -150,7 +153,7 @@ fn lower(
 
 /// The largest tile for the target's shared memory. Few queries take few rows; wide heads go through it in chunks, few rather than
 /// narrow ones: each costs barriers and code.
-fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> {
+pub(super) fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> {
     if dim > WIDEST {
         return None;
     }
@@ -190,7 +193,7 @@ pub(super) fn merge(call: &Call, target: &Target) -> Result<Vec<Launch>, LowerEr
 }
 
 /// Refuses operands whose last element is beyond the kernel's index.
-fn fits(args: &Args<'_>, operand: &Operand) -> Result<(), LowerError> {
+pub(super) fn fits(args: &Args<'_>, operand: &Operand) -> Result<(), LowerError> {
     let steps = operand.ty.shape.iter().zip(&operand.strides);
     let reach =
         steps.fold(operand.offset, |sum, (&n, &s)| sum.saturating_add((n as u64).saturating_sub(1).saturating_mul(s)));

@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod gather;
 mod norm;
+mod probabilities;
 mod product;
 mod walk;
 
@@ -42,6 +43,8 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         }
         Op::Attention(a) => attention::attention(call, target, a)?,
         Op::PartitionedContextAttention(p) => attention::partitioned(call, target, p)?,
+        Op::ContextProbabilities(p) => probabilities::probabilities(call, target, p)?,
+        Op::WindowMix(w) => product::window_mix(call, target, w)?,
         Op::MergeAttention(_) => attention::merge(call, target)?,
         Op::Concat(c) => elementwise::concat(call, target, c.axis)?,
         Op::Patchify(p) => vec![elementwise::patchify(call, target, &p.patch)?],
