@@ -4,9 +4,12 @@
 //!
 //! - [`model_dir::ModelDir`] opens a model directory: configuration, weights in any of the accepted dialects;
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
+//! - [`bisect`] finds the rewrite that changes a result, [`calibrate`] measures a backend for the cost model;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use.
 #![deny(missing_docs)]
 
+pub mod bisect;
+pub mod calibrate;
 pub mod error;
 pub mod model_dir;
 pub mod planning;

@@ -41,5 +41,5 @@ pub mod validate;
 
 pub use device::DeviceSpec;
 pub use error::PassError;
-pub use pipeline::{Options, compile};
-pub use record::Record;
+pub use pipeline::{Options, compile, compile_some};
+pub use record::{Record, Spent};

@@ -5,7 +5,7 @@ use ccl_ir::{Graph, Plan};
 
 use crate::device::DeviceSpec;
 use crate::error::PassError;
-use crate::record::Record;
+use crate::record::{Record, Spent};
 use crate::specialise::Answers;
 use crate::validate::Validator;
 use crate::{algebra, cse, dead, fuse, hoist, layout, lower, precision, raise, simplify, specialise, split};
@@ -56,7 +56,22 @@ type Passed = Result<Graph, PassError>;
 /// # Errors
 /// When a route has no answer, when a pass breaks the graph, and under `validate` when a pass changes a result.
 pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options) -> Result<Plan, PassError> {
-    let mut record = Record::default();
+    compile_some(graph, answers, about, options, None).map(|(plan, _)| plan)
+}
+
+/// Compiles with the first `fuel` rewrites alone, all of them where there is no limit, and says which were made. What a plan cannot do
+/// without is no rewrite: the task's answers, the schedule's table, stored types, copies.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_some(
+    graph: &Graph,
+    answers: &Answers,
+    about: About,
+    options: &Options,
+    fuel: Option<usize>,
+) -> Result<(Plan, Spent), PassError> {
+    let mut record = Record::with_fuel(fuel);
     let mut check = Validator::new(options.validate);
     check_graph(graph, "build")?;
 
@@ -107,9 +122,10 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let mut plan = lower::run(&g, about, &mut record);
     plan.report.flops_before = ccl_ir::Binding::ALL.iter().map(|b| (b.name().to_string(), 0)).collect();
     plan.report.flops_before.insert(ccl_ir::Binding::Step.name().into(), before);
+    let spent = record.spent().clone();
     plan.report.events = record.events;
     plan.check().map_err(PassError::ir("lower"))?;
-    Ok(plan)
+    Ok((plan, spent))
 }
 
 fn check_graph(graph: &Graph, pass: &'static str) -> Result<(), PassError> {

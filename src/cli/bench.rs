@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use ccl::calibrate::{Effort, calibrate};
 use ccl::error::Error;
 use ccl::model_dir::ModelDir;
 use ccl::running::scales;
@@ -33,6 +34,21 @@ pub struct Args {
 enum What {
     /// Times a denoising step, all guidance passes included
     Step(Step),
+    /// Measures what the compiler's cost model goes by, and writes it as a file for --device-spec
+    Calibrate(Calibrate),
+}
+
+/// Options of `ccl bench calibrate`.
+#[derive(clap::Args, Debug)]
+struct Calibrate {
+    /// File to write [default: standard output]
+    #[arg(short, long, value_name = "F.toml")]
+    output: Option<PathBuf>,
+    /// Measure less, and less well
+    #[arg(long)]
+    quick: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Options of `ccl bench step`.
@@ -116,7 +132,28 @@ struct Share {
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     match &args.what {
         What::Step(step) => bench_step(step, json),
+        What::Calibrate(args) => bench_calibrate(args, json),
     }
+}
+
+fn bench_calibrate(args: &Calibrate, json: bool) -> Result<(), Error> {
+    if let Some(path) = &args.output {
+        ccl_runtime::write::check_writable(path)?;
+    }
+    let device = open_backend(&args.run)?;
+    let full = Effort::default();
+    let quick = Effort { side: 256, numbers: 1 << 20, calls: 200, repeat: 2 };
+    let spec = calibrate(device.as_ref(), if args.quick { quick } else { full })?;
+    let text = spec.to_toml();
+    match &args.output {
+        Some(path) => ccl_runtime::write::write_atomic(path, text.as_bytes())?,
+        None if !json => super::print_line(text.trim_end())?,
+        None => {}
+    }
+    if json {
+        return super::print_json(&spec);
+    }
+    Ok(())
 }
 
 fn bench_step(args: &Step, json: bool) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod bench;
+pub mod bisect;
 pub mod compile;
 pub mod devices;
 pub mod explain;
@@ -49,6 +50,8 @@ enum Command {
     Sample(sample::Args),
     /// Compare everything that can be computed with a file of expected results
     Verify(verify::Args),
+    /// Name the first rewrite of the compiler that changes a result
+    Bisect(bisect::Args),
     /// Measure speed
     Bench(bench::Args),
 }
@@ -65,6 +68,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Forward(a) => forward::run(a, cli.json),
         Command::Sample(a) => sample::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
+        Command::Bisect(a) => bisect::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
     }
 }

@@ -45,10 +45,8 @@ pub(super) unsafe fn probabilities(
         None => vec![Group { queries: 0..lq, keys: 0..0, first: 1, last: 1 }],
     };
     let parts: Vec<(&Group, Range<usize>)> = groups.iter().flat_map(|g| blocks(g)).collect();
-    let terms: Vec<Vec<f32>> = groups
-        .iter()
-        .map(|g| (0..g.keys.len()).map(|j| (g.times(j) as f64).ln() as f32).collect())
-        .collect();
+    let terms: Vec<Vec<f32>> =
+        groups.iter().map(|g| (0..g.keys.len()).map(|j| (g.times(j) as f64).ln() as f32).collect()).collect();
     let scale = 1.0 / (dim as f32).sqrt();
     let from = |view: &View<'_>| Shared(view.ptr.cast::<f32>());
     let (q_data, ck_data, to) = (from(&q), from(&ck), from(&out));
@@ -59,13 +57,13 @@ pub(super) unsafe fn probabilities(
         let (rows, seen) = (queries.len(), group.keys.len());
         let keys = n + seen;
         // SAFETY: every task has its own queries of the output.
-        let result =
-            unsafe { to.slice_mut((b * lq + queries.start) * width * heads, rows * width * heads) };
+        let result = unsafe { to.slice_mut((b * lq + queries.start) * width * heads, rows * width * heads) };
         result.fill(0.0);
         SCORES.with_borrow_mut(|scores| {
             scores.resize(rows * keys, 0.0);
             for head in 0..heads {
-                let mut part = |first: usize| Matrix { ptr: scores.as_mut_ptr().wrapping_add(first), row: keys, column: 1 };
+                let mut part =
+                    |first: usize| Matrix { ptr: scores.as_mut_ptr().wrapping_add(first), row: keys, column: 1 };
                 let (context, window) = (part(0), part(n));
                 // SAFETY: the caller's promise; scores are this thread's.
                 unsafe {

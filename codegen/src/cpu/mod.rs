@@ -107,7 +107,7 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
 }
 
 /// Refuses element types that a kernel does not read or write: arithmetic is `f32`, but data movers take all types,
-/// and a linear map widens a weight in half precision.
+/// and products widen weights in half precision.
 fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), KernelError> {
     let moves = matches!(
         op,
@@ -132,6 +132,7 @@ fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(),
         Op::Attention(o) if o.counted && i + 1 == inputs.len() => true,
         Op::Cast(_) => dtype.is_float(),
         Op::Linear(_) if i == 1 => dtype.is_float(),
+        Op::MatMul(_) => dtype.is_float(),
         _ => dtype == DType::F32,
     };
     let refuse = |what: &str, i: usize, view: &View<'_>| {

@@ -126,8 +126,8 @@ pub fn run(graph: &Graph, settings: &Settings, record: &mut Record) -> Result<Gr
     }
     let mut re = Rebuild::new(graph);
     for (cut, outcome) in cuts.iter().zip(&outcomes) {
-        let allowed = outcome.recipe.as_ref().filter(|_| allow(graph, cut, outcome, record));
-        match allowed {
+        let outcome = affordable(graph, cut, outcome, settings, record);
+        match &outcome.recipe {
             Some(recipe) => place(&mut re, cut, recipe).map_err(PassError::ir("algebra"))?,
             None => {
                 for n in cut.nodes.clone() {
@@ -135,7 +135,7 @@ pub fn run(graph: &Graph, settings: &Settings, record: &mut Record) -> Result<Gr
                 }
             }
         }
-        for note in outcome.notes.iter().filter(|n| n.applied && allowed.is_some()) {
+        for note in outcome.notes.iter().filter(|n| n.applied && outcome.recipe.is_some()) {
             let (_, at) = spot(graph, cut, note.origin);
             record.applied("algebra", note.rule, at, note.reason.clone(), note.flops, note.bytes);
         }
@@ -147,9 +147,23 @@ pub fn run(graph: &Graph, settings: &Settings, record: &mut Record) -> Result<Gr
     Ok(re.finish())
 }
 
-/// Whether the region may be rewritten.
-fn allow(_: &Graph, _: &Cut, _: &Outcome, _: &mut Record) -> bool {
-    true
+/// What takes a region's place with the rules that may still be used: each rule in each region is a rewrite that can be counted.
+fn affordable(graph: &Graph, cut: &Cut, full: &Rc<Outcome>, settings: &Settings, record: &mut Record) -> Rc<Outcome> {
+    if full.recipe.is_none() {
+        return full.clone();
+    }
+    let mut rules: Vec<(&str, u32)> = full.notes.iter().filter(|n| n.applied).map(|n| (n.rule, n.origin)).collect();
+    if rules.is_empty() {
+        rules.push(("saturate", 0));
+    }
+    let all = rules.len();
+    rules.retain(|(rule, origin)| record.allow("algebra", rule, spot(graph, cut, *origin).1));
+    if rules.len() == all {
+        return full.clone();
+    }
+    let used = settings.rules.iter().filter(|r| rules.iter().any(|(name, _)| *name == r.name));
+    let some = Settings { rules: used.copied().collect(), ..settings.clone() };
+    if some.rules.is_empty() { Rc::default() } else { Rc::new(saturate::outcome(&cut.plain, &some)) }
 }
 
 /// One event for each kind of region and rule.

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ccl_ir::{Op, Work};
-use egg::{Applier, EGraph, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, StopReason, Subst, Symbol, Var};
+use egg::{
+    Applier, EGraph, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, StopReason, Subst,
+    Symbol, Var,
+};
 
 use super::extract::{Choice, Prices, Total, Unpriced};
 use super::language::{Kind, Known, Move, Region, Term};
@@ -280,7 +283,10 @@ fn refusals(prices: &Prices, found: &Chosen, settings: &Settings, applied: &BTre
             let reason = match prices.price(&candidate) {
                 Ok(price) if price.cost > found.total.cost => {
                     let more = (price.cost - found.total.cost) as f64 / crate::cost::SCALE as f64 / 1e6;
-                    format!("{said}would take {more:.3} us a step more by the cost model ({})", change(price.work, found.total.work))
+                    format!(
+                        "{said}would take {more:.3} us a step more by the cost model ({})",
+                        change(price.work, found.total.work)
+                    )
                 }
                 Err(Unpriced::Kept(bytes)) => {
                     let share = settings.keep_share;

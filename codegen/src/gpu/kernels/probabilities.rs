@@ -62,7 +62,18 @@ pub fn probabilities<E: Float>(
     for t in 0..keys.div_ceil(comptime!(tile.keys)) {
         let first = t * comptime!(tile.keys);
         scores::<E>(
-            halves, floats, sizes, &q, &mut kv, &k_from, &group, batch, first, keys, &mut score, comptime!(a.clone()),
+            halves,
+            floats,
+            sizes,
+            &q,
+            &mut kv,
+            &k_from,
+            &group,
+            batch,
+            first,
+            keys,
+            &mut score,
+            comptime!(a.clone()),
         );
         #[unroll]
         for r in 0..rows {
@@ -111,7 +122,18 @@ pub fn probabilities<E: Float>(
     for t in 0..wide.div_ceil(comptime!(tile.keys)) {
         let first = t * comptime!(tile.keys);
         scores::<E>(
-            halves, floats, sizes, &q, &mut kv, &k_from, &group, batch, first, keys, &mut score, comptime!(a.clone()),
+            halves,
+            floats,
+            sizes,
+            &q,
+            &mut kv,
+            &k_from,
+            &group,
+            batch,
+            first,
+            keys,
+            &mut score,
+            comptime!(a.clone()),
         );
         #[unroll]
         for r in 0..rows {

@@ -88,7 +88,10 @@ fn moved_bias(site: &mut Site<'_>, w: Id, bias: Option<Id>, c: Id) -> Option<Id>
 fn may_fold(site: &mut Site<'_>, root: Id, w: Id) -> bool {
     let ty = site.ty(w).clone();
     if ty.dtype != DType::F32 {
-        site.refuse(root, format!("the weight is {ty}: folded in f32 it would be twice as large, in {} inexact", ty.dtype));
+        site.refuse(
+            root,
+            format!("the weight is {ty}: folded in f32 it would be twice as large, in {} inexact", ty.dtype),
+        );
     }
     ty.dtype == DType::F32
 }
@@ -129,7 +132,10 @@ fn either(c: &[Id]) -> [(Id, Id); 2] {
 
 /// Whether a class is one number for each of `n` columns, known with the weights.
 fn columns(site: &Site<'_>, id: Id, n: usize) -> bool {
-    site.is_loaded(id) && site.ty(id).dtype == DType::F32 && site.ty(id).elements() == n as u64 && site.ty(id).last() == n
+    site.is_loaded(id)
+        && site.ty(id).dtype == DType::F32
+        && site.ty(id).elements() == n as u64
+        && site.ty(id).last() == n
 }
 
 fn scale_before(site: &mut Site<'_>, root: Id) {

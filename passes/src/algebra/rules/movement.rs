@@ -13,17 +13,57 @@ macro_rules! exact {
 }
 
 pub(super) const RULES: &[Rule] = &[
-    exact!("reshape of reshape", "reshape(reshape(x)) = reshape(x); reshape(x) = x of one shape", Op::Reshape(_), reshape_twice),
-    exact!("transpose of transpose", "transpose(transpose(x)) = transpose(x); = x where the order stays", Op::Transpose(_), transpose_twice),
-    exact!("reshape through projection", "reshape(x) Wᵀ + b = reshape(x Wᵀ + b) where rows stay rows", Op::Linear(_), reshape_linear),
-    exact!("movement through function", "f(move(x)) = move(f(x)) for f of one number and a reshape, transpose or expansion", Op::Unary(_), move_unary),
-    exact!("cast through movement", "cast(move(x)) = move(cast(x)) for a reshape, transpose, slice or expansion", Op::Cast(_), move_cast),
+    exact!(
+        "reshape of reshape",
+        "reshape(reshape(x)) = reshape(x); reshape(x) = x of one shape",
+        Op::Reshape(_),
+        reshape_twice
+    ),
+    exact!(
+        "transpose of transpose",
+        "transpose(transpose(x)) = transpose(x); = x where the order stays",
+        Op::Transpose(_),
+        transpose_twice
+    ),
+    exact!(
+        "reshape through projection",
+        "reshape(x) Wᵀ + b = reshape(x Wᵀ + b) where rows stay rows",
+        Op::Linear(_),
+        reshape_linear
+    ),
+    exact!(
+        "movement through function",
+        "f(move(x)) = move(f(x)) for f of one number and a reshape, transpose or expansion",
+        Op::Unary(_),
+        move_unary
+    ),
+    exact!(
+        "cast through movement",
+        "cast(move(x)) = move(cast(x)) for a reshape, transpose, slice or expansion",
+        Op::Cast(_),
+        move_cast
+    ),
     exact!("slice of slice", "a slice of a slice along one dimension is a slice", Op::Slice(_), slice_twice),
-    exact!("slice of parts", "a slice of joined parts is a slice of the part that it lies in", Op::Slice(_), slice_concat),
+    exact!(
+        "slice of parts",
+        "a slice of joined parts is a slice of the part that it lies in",
+        Op::Slice(_),
+        slice_concat
+    ),
     exact!("slice through function", "slice(f(x)) = f(slice(x)) for f of one number", Op::Slice(_), slice_unary),
-    exact!("slice of projection", "columns of x Wᵀ + b are x times rows of W; rows of it are rows of x", Op::Slice(_), slice_linear),
+    exact!(
+        "slice of projection",
+        "columns of x Wᵀ + b are x times rows of W; rows of it are rows of x",
+        Op::Slice(_),
+        slice_linear
+    ),
     exact!("parts of one", "joined neighbouring slices of x are a slice of x", Op::Concat(_), concat_slices),
-    exact!("parts through function", "concat(f(x), f(y)) = f(concat(x, y)) for f of one number", Op::Concat(_), concat_unary),
+    exact!(
+        "parts through function",
+        "concat(f(x), f(y)) = f(concat(x, y)) for f of one number",
+        Op::Concat(_),
+        concat_unary
+    ),
 ];
 
 fn movement(op: &Op) -> bool {
