@@ -392,3 +392,63 @@ fn rules_have_names_and_laws_of_their_own() {
     let lossy = |name: &str| Settings::new(DeviceSpec::for_target("cpu")).rules.iter().any(|r| r.name == name);
     assert!(lossy("absorb output") && !lossy("fold norm into half projection"));
 }
+
+/// Work of a graph in each step and once per clip.
+fn counted(g: &Graph) -> (i64, i64) {
+    let bindings = g.bindings();
+    let live = g.live();
+    let here = |id: ccl_ir::NodeId| live[id.index()] && bindings[id.index()] != Binding::Load;
+    let ids = g.iter().map(|(id, _)| id).filter(|&id| here(id) && !ccl_passes::layout::is_view(&g.node(id).op));
+    let given = |id: &ccl_ir::NodeId| !g.node(*id).inputs.is_empty();
+    let work: ccl_ir::Work = ids.filter(given).map(|id| g.work(id)).sum();
+    (work.flops as i64, work.bytes as i64)
+}
+
+/// A device on which one thing is dear: arithmetic, traffic, or calls.
+fn devices() -> [DeviceSpec; 3] {
+    let free = DeviceSpec {
+        matrix_flops: [("f32".to_string(), 1e18)].into(),
+        vector_flops: 1e18,
+        bandwidth: 1e18,
+        call_seconds: 0.0,
+        ..DeviceSpec::for_target("cpu")
+    };
+    [
+        DeviceSpec { matrix_flops: [("f32".to_string(), 1e6)].into(), ..free.clone() },
+        DeviceSpec { bandwidth: 1e6, ..free.clone() },
+        DeviceSpec { call_seconds: 1e-3, ..free },
+    ]
+}
+
+#[test]
+fn a_rule_that_pays_changes_the_counted_work_as_its_event_says() {
+    let mut paid = std::collections::BTreeSet::new();
+    for rule in rules::all() {
+        for (seed, spec) in (0..24).flat_map(|seed| devices().map(|d| (seed, d))) {
+            let mut l = Left { g: Graph::new("left"), dice: Dice(seed * 7919 + 3), weights: 0 };
+            for (i, v) in left(rule.name, &mut l).unwrap().into_iter().enumerate() {
+                l.g.output(format!("y{i}"), v, None);
+            }
+            let on = Settings { rules: vec![rule], keep_share: 1e9, ..Settings::new(spec) };
+            let mut record = Record::default();
+            let with = algebra::run(&l.g, &on, &mut record).unwrap();
+            let Some(event) = record.events.iter().find(|e| e.applied && e.rule == rule.name) else {
+                assert!(with == l.g, "`{}` rewrote without an event", rule.name);
+                continue;
+            };
+            paid.insert(rule.name);
+            let off = algebra::run(&l.g, &on.clone().without(rule.name), &mut Record::default()).unwrap();
+            assert!(off == l.g, "no rule, no change");
+            let ((flops, bytes), (flops_off, bytes_off)) = (counted(&with), counted(&off));
+            assert_eq!(flops - flops_off, event.flops_delta, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
+            // Copies that views will need are counted in the event, not yet in the graph.
+            let copies = event.bytes_delta - (bytes - bytes_off);
+            assert!(copies.abs() <= bytes.max(bytes_off), "`{}`: {copies} in {event:?}", rule.name);
+            assert!(flops < flops_off || bytes < bytes_off || with.nodes().len() != off.nodes().len(), "{event:?}");
+        }
+    }
+    println!("paid: {paid:?}");
+    for name in ["absorb output", "project after attention", "merge projections", "projection of projection"] {
+        assert!(paid.contains(name), "`{name}` never pays");
+    }
+}
