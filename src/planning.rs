@@ -6,7 +6,8 @@ use ccl_codegen::gpu::{Target, emit_plan};
 use ccl_ir::plan::About;
 use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, StreamConfig, Task, answers, build};
-use ccl_passes::{Options, compile};
+use ccl_passes::algebra::{Choose, Class, Settings, rules};
+use ccl_passes::{DeviceSpec, Options, Spent, compile, compile_some};
 
 use crate::error::Error;
 
@@ -29,8 +30,54 @@ pub struct Request {
     pub image_tokens: usize,
     /// The GPU that the plan is for; `None` for the cpu.
     pub gpu: Option<Target>,
+    /// Which rules of the algebra may be used, and by whose prices.
+    pub algebra: Algebra,
     /// Hold every pass against the interpreter.
     pub validate: bool,
+}
+
+/// Which rules of the algebra are used.
+#[derive(Clone, Debug, Default)]
+pub struct Algebra {
+    /// The set to start from.
+    pub rules: RuleSet,
+    /// Rules left out, by name.
+    pub without: Vec<String>,
+    /// Lossy rules that are asked for, by name.
+    pub with: Vec<String>,
+    /// Prices; `None`: those of the target.
+    pub spec: Option<DeviceSpec>,
+}
+
+/// Sets of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuleSet {
+    /// None at all.
+    None,
+    /// Those that add every sum up in the same order.
+    Exact,
+    /// All that are equal over the real numbers, where they pay.
+    #[default]
+    All,
+    /// The same wherever they apply, paying or not: to test them.
+    Always,
+}
+
+impl Algebra {
+    /// The pass's settings for a target; `None` where there is nothing to do.
+    fn settings(&self, target: &str, half: Option<DType>) -> Option<Settings> {
+        let spec = self.spec.clone().unwrap_or_else(|| DeviceSpec::for_target(target));
+        let mut settings = Settings::new(spec);
+        settings.cost.half = half;
+        settings.rules = rules::all();
+        let most = if self.rules == RuleSet::Exact { Class::Exact } else { Class::Reassociating };
+        let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
+        settings.rules.retain(|r| (r.class <= most || named(&self.with, r.name)) && !named(&self.without, r.name));
+        if self.rules == RuleSet::Always {
+            settings.choose = Choose::Always;
+        }
+        (self.rules != RuleSet::None && !settings.rules.is_empty()).then_some(settings)
+    }
 }
 
 impl Request {
@@ -46,6 +93,7 @@ impl Request {
             text_tokens: Spec::TEXT_TOKENS,
             image_tokens,
             gpu: None,
+            algebra: Algebra::default(),
             validate: false,
         }
     }
@@ -69,16 +117,22 @@ impl Request {
     }
 
     /// What the passes do for the target.
-    fn options(&self) -> Result<Options, Error> {
+    ///
+    /// # Errors
+    /// When the target cannot store the types that are asked for.
+    pub fn options(&self) -> Result<Options, Error> {
         let half = matches!(self.dtype, DType::F16 | DType::Bf16);
-        let Some(gpu) = &self.gpu else { return Ok(Options::default()) };
+        let Some(gpu) = &self.gpu else {
+            return Ok(Options { algebra: self.algebra.settings(CPU, None), ..Options::default() });
+        };
         if half && !gpu.halves.contains(&self.dtype) {
             let has: Vec<String> = gpu.halves.iter().map(DType::to_string).collect();
             let instead = if has.is_empty() { "f32".into() } else { has.join(" or ") };
             let (target, dtype) = (&gpu.name, self.dtype);
             return Err(Error::Usage(format!("target {target} has no {dtype}: use --dtype {instead}")));
         }
-        Ok(Options { half_activations: half, parallelism: gpu.parallelism, ..Options::default() })
+        let algebra = self.algebra.settings(&gpu.name, half.then_some(self.dtype));
+        Ok(Options { half_activations: half, parallelism: gpu.parallelism, algebra, ..Options::default() })
     }
 }
 
@@ -113,10 +167,22 @@ pub fn add_kernels(plan: &mut Plan, request: &Request) -> Result<(), Error> {
 /// # Errors
 /// When the clip or a setting does not fit the model, or a pass fails.
 pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
-    let options = request.options()?;
     if request.validate {
         validate(config, request)?;
     }
+    plan_some(config, request, &request.options()?, None).map(|(plan, _)| plan)
+}
+
+/// Compiles a plan with the first `fuel` rewrites alone, and says which were made.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn plan_some(
+    config: &Config,
+    request: &Request,
+    options: &Options,
+    fuel: Option<usize>,
+) -> Result<(Plan, Spent), Error> {
     let begin = Instant::now();
     let graph = build(config, &request.spec()).map_err(Error::Spec)?;
     let about = About {
@@ -129,9 +195,9 @@ pub fn plan(config: &Config, request: &Request) -> Result<Plan, Error> {
         compiler: concat!("ccl ", env!("CARGO_PKG_VERSION")).into(),
         config: serde_json::to_value(config).map_err(|e| Error::Failed(format!("config: {e}")))?,
     };
-    let plan = compile(&graph, &answers(request.task, request.guidance), about, &options)?;
+    let (plan, spent) = compile_some(&graph, &answers(request.task, request.guidance), about, options, fuel)?;
     tracing::info!("planned {} calls in {:.0} ms", calls(&plan), begin.elapsed().as_secs_f64() * 1e3);
-    Ok(plan)
+    Ok((plan, spent))
 }
 
 fn calls(plan: &Plan) -> usize {

@@ -275,6 +275,8 @@ operators!(
     WindowGather,
     WindowMask,
     PartitionedContextAttention,
+    ContextProbabilities,
+    WindowMix,
     MergeAttention,
     RmsNormRope,
     Patchify,

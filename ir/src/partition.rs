@@ -225,6 +225,14 @@ impl Partition {
         }
     }
 
+    /// Most keys of a group, without context tokens.
+    pub fn widest(&self) -> usize {
+        match *self {
+            Partition::NearestFrame { tokens_per_frame, .. } => tokens_per_frame,
+            Partition::Windows { .. } => self.groups().iter().map(|g| g.keys.len()).max().unwrap_or(0),
+        }
+    }
+
     /// Pairs of a query and a key that it reads, context tokens left out.
     pub fn pairs(&self) -> u64 {
         let pairs = |g: &Group| (g.queries.len() as u64).saturating_mul(g.keys.len() as u64);

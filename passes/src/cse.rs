@@ -11,6 +11,16 @@ use crate::error::PassError;
 use crate::rebuild::Rebuild;
 use crate::record::Record;
 
+/// One pass computed it twice.
+const SAME: &str = "same value";
+/// Two guidance passes computed it.
+const SHARED: &str = "equal work of guidance passes";
+
+/// The guidance pass of a path.
+fn pass(at: &str) -> &str {
+    at.split_once('/').map_or("", |(pass, _)| pass)
+}
+
 /// Merges equal nodes; the first one stays.
 ///
 /// # Errors
@@ -24,9 +34,12 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
             continue;
         }
         let key = (serde_json::to_string(&node.op).unwrap_or_default(), re.inputs(node));
-        if let Some(&first) = seen.get(&key).filter(|_| !key.0.is_empty()) {
-            let reason = format!("the same as `{}`", crate::record::module(&graph.node(first).at));
-            record.count("same value", &node.at, &reason, graph.work(id), -1);
+        let same = seen.get(&key).filter(|_| !key.0.is_empty());
+        if let Some(&first) = same.filter(|_| record.allow("cse", SAME, &node.at)) {
+            let at = &graph.node(first).at;
+            let reason = format!("the same as `{}`", crate::record::module(at));
+            let rule = if pass(at) == pass(&node.at) { SAME } else { SHARED };
+            record.count(rule, &node.at, &reason, graph.work(id), -1);
             re.merge(id, first);
         } else {
             re.keep(id).map_err(PassError::ir("cse"))?;

@@ -94,12 +94,13 @@ fn chains(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
                 continue;
             };
             match (site.obstacle(v, id), chain.inline(slot as u16, inner)) {
-                (None, Some(longer)) => {
+                (None, Some(longer)) if record.allow("fuse", "chain", &node.at) => {
                     chain = longer;
                     inputs.remove(slot);
                     inputs.extend(inner_inputs);
                     taken += 1;
                 }
+                (None, Some(_)) => slot += 1,
                 (Some(reason), _) => {
                     record.refused("fuse", "chain", &graph.node(v.node).at, reason);
                     slot += 1;
@@ -201,6 +202,10 @@ fn epilogues(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
             continue;
         };
         let linear = graph.node(node.inputs[slot].node);
+        if !record.allow("fuse", "epilogue", &linear.at) {
+            re.keep(id).map_err(PassError::ir("fuse"))?;
+            continue;
+        }
         let Op::Linear(op) = &linear.op else { unreachable!("candidates are products") };
         // The result has the chain's type, which need not be that of the tokens.
         let out = Some(node.types[0].dtype).filter(|&own| own != graph.ty(linear.inputs[0]).dtype);

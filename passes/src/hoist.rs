@@ -55,7 +55,8 @@ pub fn run(graph: &Graph, rows: usize, record: &mut Record) -> Result<Graph, Pas
             continue;
         };
         let early = node.inputs[1..].iter().all(|v| bindings[v.node.index()] == Binding::Load);
-        let Some(op) = row_wise(&node.op, rows).filter(|_| early) else {
+        let row_wise = row_wise(&node.op, rows).filter(|_| early);
+        let Some(op) = row_wise.filter(|_| record.allow("hoist", "row choice sinks", &node.at)) else {
             refuse(record, node.op.name(), &node.at, &node.types[0], rows, 0);
             re.keep(id).map_err(&err)?;
             continue;

@@ -7,8 +7,8 @@
 //! 2. [`dead`]: what no output needs goes, weights included;
 //! 3. [`simplify`] and [`cse`]: neutral operations go, equal values are computed once, across guidance passes;
 //! 4. [`raise`]: plain patterns become `NormModulate` and `PartitionedContextAttention`;
-//! 5. [`differentiate`], [`optimise`] and [`rematerialise`], in training: the backward pass, the update of the parameters in place, and what is computed
-//!    again rather than kept;
+//! 5. [`algebra`]: equality saturation, block by block, by the target's prices ([`cost`], [`device`]); and in training [`differentiate`],
+//!    [`optimise`] and [`rematerialise`]: the backward pass, the update of the parameters in place, and what is computed again rather than kept;
 //! 6. [`hoist`]: the time embedding moves from the step to the whole schedule, and every value gets its binding time;
 //! 7. [`fuse`]: elementwise chains become one operator, or a product's epilogue;
 //! 8. [`precision`] and [`split`], where the target asks for them: half precision activations, keys dealt out;
@@ -20,8 +20,11 @@
 //! The verifier runs after each pass. [`validate`] holds a pass against the reference interpreter.
 #![deny(missing_docs)]
 
+pub mod algebra;
+pub mod cost;
 pub mod cse;
 pub mod dead;
+pub mod device;
 pub mod differentiate;
 pub mod error;
 pub mod fuse;
@@ -44,8 +47,9 @@ pub mod split;
 pub mod stage;
 pub mod validate;
 
+pub use device::DeviceSpec;
 pub use error::PassError;
 pub use law::law;
 pub use optimise::Optimiser;
-pub use pipeline::{Options, Training, compile};
-pub use record::Record;
+pub use pipeline::{Options, Training, compile, compile_some};
+pub use record::{Record, Spent};

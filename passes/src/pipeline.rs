@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use ccl_ir::plan::About;
 use ccl_ir::{Graph, Plan, TensorType};
 
+use crate::device::DeviceSpec;
 use crate::error::PassError;
 use crate::optimise::Optimiser;
-use crate::record::Record;
+use crate::record::{Record, Spent};
 use crate::specialise::Answers;
 use crate::stage::Stages;
 use crate::validate::Validator;
 use crate::{
-    cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, rematerialise, simplify,
+    algebra, cse, dead, differentiate, fuse, hoist, layout, lower, optimise, precision, raise, rematerialise, simplify,
     specialise, split,
 };
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub schedule_rows: usize,
     /// Whether to raise plain patterns to fused operators. Off, the plan computes the plain patterns: the oracle.
     pub raise: bool,
+    /// Equality saturation: its rules and the target's prices. `None`: the algebra stays as the model has it.
+    pub algebra: Option<algebra::Settings>,
     /// Whether to fuse elementwise operators.
     pub fuse: bool,
     /// Whether token streams are stored in the half precision of the matrices; off, activations are `f32`.
@@ -56,6 +59,7 @@ impl Default for Options {
         Self {
             schedule_rows: SCHEDULE_ROWS,
             raise: true,
+            algebra: Some(algebra::Settings::new(DeviceSpec::for_target("cpu"))),
             fuse: true,
             half_activations: false,
             parallelism: 0,
@@ -76,7 +80,22 @@ type Passed = Result<Graph, PassError>;
 /// # Errors
 /// When a route has no answer, when a pass breaks the graph, and under `validate` when a pass changes a result.
 pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options) -> Result<Plan, PassError> {
-    let mut record = Record::default();
+    compile_some(graph, answers, about, options, None).map(|(plan, _)| plan)
+}
+
+/// Compiles with the first `fuel` rewrites alone, all of them where there is no limit, and says which were made. What a plan cannot do
+/// without is no rewrite: the task's answers, the schedule's table, stored types, copies.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_some(
+    graph: &Graph,
+    answers: &Answers,
+    about: About,
+    options: &Options,
+    fuel: Option<usize>,
+) -> Result<(Plan, Spent), PassError> {
+    let mut record = Record::with_fuel(fuel);
     let mut check = Validator::new(options.validate);
     check_graph(graph, "build")?;
     let mut stages = Stages::new(graph);
@@ -105,6 +124,12 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
         g = pass("cse", &g, &cse::run)?;
         g = pass("dead", &g, &dead::run)?;
     }
+    if let Some(settings) = options.algebra.as_ref().filter(|_| options.training.is_none()) {
+        g = pass("algebra", &g, &|g, r| algebra::run(g, settings, r))?;
+        g = pass("simplify", &g, &simplify::run)?;
+        g = pass("cse", &g, &cse::run)?;
+        g = pass("dead", &g, &dead::run)?;
+    }
     g = match &options.training {
         Some(training) => train(&mut pass, g, training)?,
         None => differentiate::attach(&g)?,
@@ -129,11 +154,12 @@ pub fn compile(graph: &Graph, answers: &Answers, about: About, options: &Options
     let mut plan = lower::run(&g, about, &options.states, &mut record);
     plan.report.flops_before = ccl_ir::Binding::ALL.iter().map(|b| (b.name().to_string(), 0)).collect();
     plan.report.flops_before.insert(ccl_ir::Binding::Step.name().into(), before);
+    let spent = record.spent().clone();
     stages.specialised(&needed);
     stages.finish(&mut plan, record.events.len());
     plan.report.events = record.events;
     plan.check().map_err(PassError::ir("lower"))?;
-    Ok(plan)
+    Ok((plan, spent))
 }
 
 /// Adds the backward pass, and the update of the parameters where it is asked for.

@@ -65,6 +65,15 @@ impl<'a> Rebuild<'a> {
         self.map[id.index()] = vec![with];
     }
 
+    /// Lets the users of one old value read a new one.
+    pub fn set(&mut self, old: Value, new: Value) {
+        let ports = &mut self.map[old.node.index()];
+        if ports.len() <= old.port as usize {
+            ports.resize(old.port as usize + 1, new);
+        }
+        ports[old.port as usize] = new;
+    }
+
     /// Lets a node's users read the outputs of an earlier node of the old graph.
     pub fn merge(&mut self, id: NodeId, earlier: NodeId) {
         self.map[id.index()] = self.map[earlier.index()].clone();

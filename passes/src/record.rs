@@ -11,6 +11,19 @@ pub struct Record {
     pub events: Vec<Event>,
     /// Rewrites of the pass that runs now, by rule and module.
     grouped: BTreeMap<(String, String), Group>,
+    /// How many rewrites may still be made; `None`: as many as there are.
+    fuel: Option<usize>,
+    /// Rewrites that were made, and the last of them.
+    spent: Spent,
+}
+
+/// The rewrites of a compilation: how many were made, and which was the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Number of rewrites.
+    pub count: usize,
+    /// Pass, rule and place of the last.
+    pub last: Option<[String; 3]>,
 }
 
 #[derive(Debug, Default)]
@@ -22,6 +35,32 @@ struct Group {
 }
 
 impl Record {
+    /// A record that allows this many rewrites and then no more: to find the one that changes a result. Compilations of one graph make
+    /// their rewrites in the same order.
+    pub fn with_fuel(fuel: Option<usize>) -> Self {
+        Self { fuel, ..Self::default() }
+    }
+
+    /// Whether a rewrite may be made; counts it if so.
+    pub fn allow(&mut self, pass: &str, rule: &str, at: &str) -> bool {
+        match &mut self.fuel {
+            Some(0) => return false,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.spent.count += 1;
+        // Only a limited compilation is asked for its last rewrite.
+        if self.fuel == Some(0) {
+            self.spent.last = Some([pass, rule, at].map(str::to_owned));
+        }
+        true
+    }
+
+    /// The rewrites so far.
+    pub fn spent(&self) -> &Spent {
+        &self.spent
+    }
+
     /// A rewrite, with the change that it makes.
     pub fn applied(&mut self, pass: &str, rule: &str, at: &str, reason: impl Into<String>, flops: i64, bytes: i64) {
         self.push(pass, rule, at, true, reason.into(), flops, bytes);

@@ -15,7 +15,8 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     let mut re = Rebuild::new(graph);
     for (id, node) in graph.iter() {
         let inputs = re.inputs(node);
-        match rule(&re.new, &node.op, &inputs, &node.types[0]) {
+        let found = rule(&re.new, &node.op, &inputs, &node.types[0]);
+        match found.filter(|(name, _)| record.allow("simplify", name, &node.at)) {
             Some((name, To::Value(v))) => {
                 record.count(name, &node.at, "a neutral operation", graph.work(id), -1);
                 re.replace(id, v);

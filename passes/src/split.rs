@@ -45,6 +45,10 @@ pub fn run(graph: &Graph, parallelism: usize, record: &mut Record) -> Result<Gra
             re.keep(id).map_err(&err)?;
             continue;
         }
+        if !record.allow("split", "keys", &node.at) {
+            re.keep(id).map_err(&err)?;
+            continue;
+        }
         let inputs = re.inputs(node);
         let op = ops::PartitionedContextAttention { splits, ..pca.clone() };
         let parts = re.new.add(node.at.clone(), op, &inputs).map_err(&err)?;

@@ -4,7 +4,8 @@ mod common;
 
 use ccl_ir::random_graph::{Failure, Recipe, answers, found, hunt};
 use ccl_ir::{DType, Graph};
-use ccl_passes::{Options, compile};
+use ccl_passes::algebra::{Choose, Settings};
+use ccl_passes::{DeviceSpec, Options, compile};
 use common::about;
 
 fn passed(outcome: Result<(), Box<Failure>>) {
@@ -38,6 +39,16 @@ fn no_pass_for_gpus_changes_a_result() {
 fn no_pass_changes_a_result_of_large_graphs() {
     let recipe = Recipe { nodes: 60, ..Recipe::default() };
     passed(hunt(540..580, &recipe, |g| compiles(g, &options(false, 8))));
+}
+
+#[test]
+fn no_rule_of_the_algebra_changes_a_result() {
+    for (target, seeds) in [("cpu", 580..700), ("cuda", 700..780)] {
+        let settings = Settings::new(DeviceSpec::for_target(target));
+        let algebra = Some(Settings { choose: Choose::Always, keep_share: 10.0, ..settings });
+        let options = Options { algebra, ..options(false, 0) };
+        passed(hunt(seeds, &Recipe::default(), |g| compiles(g, &options)));
+    }
 }
 
 #[test]

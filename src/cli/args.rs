@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use ccl::planning::{Algebra, RuleSet};
 use ccl_ir::DType;
 use ccl_model::{Clip, Guidance, Task};
+use ccl_passes::DeviceSpec;
+use ccl_passes::algebra::{Class, rules};
 use clap::{Args, ValueEnum};
 
 /// What to plan for.
@@ -27,6 +30,97 @@ pub struct SpecArgs {
     /// Run the reference interpreter before and after every compiler pass (on a small twin of a large model)
     #[arg(long)]
     pub validate: bool,
+    #[command(flatten)]
+    pub algebra: AlgebraArgs,
+}
+
+/// The compiler's algebra.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AlgebraArgs {
+    /// Rewrite rules: none; exact, which add every sum up in the same order; all, where they pay; always, paying or not (to test them)
+    /// [default: all]
+    #[arg(long, value_name = "none|exact|all|always", value_parser = rule_set)]
+    pub rules: Option<RuleSet>,
+    /// Leave a rule out, by its name in `ccl explain --events`; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = rule)]
+    pub disable_rule: Vec<String>,
+    /// Use a rule that rounds results, by name; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = lossy_rule)]
+    pub enable_lossy_rule: Vec<String>,
+    /// Prices to choose by: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h200, rtx4090, wgpu [default: by target]
+    #[arg(long, value_name = "F.toml", value_parser = device_spec)]
+    pub device_spec: Option<DeviceSpec>,
+}
+
+impl AlgebraArgs {
+    /// Whether any option was given.
+    pub fn is_given(&self) -> bool {
+        self.rules.is_some()
+            || self.device_spec.is_some()
+            || !self.disable_rule.is_empty()
+            || !self.enable_lossy_rule.is_empty()
+    }
+
+    /// The options as part of a request.
+    pub fn request(&self) -> Algebra {
+        Algebra {
+            rules: self.rules.unwrap_or_default(),
+            without: self.disable_rule.clone(),
+            with: self.enable_lossy_rule.clone(),
+            spec: self.device_spec.clone(),
+        }
+    }
+}
+
+/// Reads `--rules`.
+///
+/// # Errors
+/// When there is no such set.
+fn rule_set(text: &str) -> Result<RuleSet, String> {
+    Ok(match text {
+        "none" => RuleSet::None,
+        "exact" => RuleSet::Exact,
+        "all" => RuleSet::All,
+        "always" => RuleSet::Always,
+        _ => return Err("known are none, exact, all and always".into()),
+    })
+}
+
+/// Reads the name of a rule; dashes may stand for spaces.
+///
+/// # Errors
+/// When there is no such rule.
+fn rule(text: &str) -> Result<String, String> {
+    let name = text.replace('-', " ");
+    if rules::named(&name).is_some() {
+        return Ok(name);
+    }
+    let names: Vec<&str> = rules::all().iter().map(|r| r.name).collect();
+    Err(format!("there is no such rule; known are {}", names.join(", ")))
+}
+
+/// Reads the name of a lossy rule.
+///
+/// # Errors
+/// When there is no such rule, or it is not lossy.
+fn lossy_rule(text: &str) -> Result<String, String> {
+    let name = rule(text)?;
+    match rules::named(&name) {
+        Some(r) if r.class == Class::Lossy => Ok(name),
+        _ => Err("the rule rounds nothing: it is used without being asked for".into()),
+    }
+}
+
+/// Reads `--device-spec`: a shipped specification by name, or a file.
+///
+/// # Errors
+/// When the file cannot be read, or says something else.
+fn device_spec(text: &str) -> Result<DeviceSpec, String> {
+    if let Some(spec) = DeviceSpec::shipped(text) {
+        return Ok(spec);
+    }
+    let content = std::fs::read_to_string(text).map_err(|e| format!("cannot read: {e}"))?;
+    DeviceSpec::parse(&content).map_err(|e| e.lines().collect::<Vec<_>>().join(" "))
 }
 
 /// Clip and batch where no inputs say them.

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod bench;
+pub mod bisect;
 pub mod compile;
 pub mod data;
 pub mod devices;
@@ -58,6 +59,8 @@ enum Command {
     Train(train::Args),
     /// Compare everything that can be computed with a file of expected results
     Verify(verify::Args),
+    /// Name the first rewrite of the compiler that changes a result
+    Bisect(bisect::Args),
     /// Measure speed
     Bench(bench::Args),
     /// Make, check and describe datasets
@@ -80,6 +83,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Grad(a) => grad::run(a, cli.json),
         Command::Train(a) => train::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
+        Command::Bisect(a) => bisect::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),
         Command::Data(a) => data::run(a, cli.json),
         Command::World(a) => world::run(a, cli.json),

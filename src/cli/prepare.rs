@@ -9,6 +9,7 @@ use ccl::running::{backend, clip_of_inputs, scales, weights_for_plan, weights_of
 use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, Task, tarp};
 use ccl_runtime::backend::Backend;
+use ccl_runtime::checkpoint::Directory;
 use ccl_runtime::denoise::Denoise;
 use ccl_runtime::device::human_bytes;
 use ccl_runtime::inputs::Inputs;
@@ -88,6 +89,10 @@ pub fn agree(plan: &Plan, file: &Path, spec: &SpecArgs, clip: &ClipArgs) -> Resu
         let text = "--validate, --text-tokens and --image-tokens belong to compile, not to a plan";
         return Err(Error::Usage(text.into()));
     }
+    if spec.algebra.is_given() {
+        let text = "--rules, --disable-rule, --enable-lossy-rule and --device-spec belong to compile, not to a plan";
+        return Err(Error::Usage(text.into()));
+    }
     Ok(())
 }
 
@@ -101,6 +106,31 @@ fn from_model(
     let model = ModelDir::open(dir)?;
     let task = required_task(spec)?;
     let (clip, batch) = clip_of_inputs(&model.config, task, inputs, clip.clip, clip.batch)?;
+    let files = model.files()?;
+    let request = request_for_inputs(&model, &files, spec, task, clip, batch, inputs)?;
+    let weights = model.weights(&files, FRESH_SEED)?;
+    let fresh = weights.fresh_names().count();
+    if fresh > 0 {
+        tracing::warn!("{}: holds one stream; {fresh} tensors of the other and of the CCA start fresh", dir.display());
+    }
+    warn_drift(&model.config, task, &clip);
+    let plan = compile(&model.config, &request)?;
+    Ok(Prepared { plan, weights, guidance: request.guidance })
+}
+
+/// A request that has room for the inputs, in the type that the weights are stored in.
+///
+/// # Errors
+/// When the weights cannot be read.
+pub fn request_for_inputs(
+    model: &ModelDir,
+    files: &Directory,
+    spec: &SpecArgs,
+    task: Task,
+    clip: Clip,
+    batch: usize,
+    inputs: &Inputs,
+) -> Result<Request, Error> {
     let mut request = request(&model.config, spec, task, clip, batch);
     request.gpu = backend.target().cloned();
     // Inputs without an image run without; longer ones than usual get the room that they need.
@@ -113,19 +143,11 @@ fn from_model(
         let given = ["text", "negative_text"].iter().filter_map(|n| inputs.shape(n)?.get(1).copied());
         request.text_tokens = given.fold(Spec::TEXT_TOKENS, usize::max);
     }
-    let files = model.files()?;
     request.dtype = match spec.dtype {
         Some(dtype) => dtype,
-        None => model.stored_dtype(&files)?,
+        None => model.stored_dtype(files)?,
     };
-    let weights = model.weights(&files, FRESH_SEED)?;
-    let fresh = weights.fresh_names().count();
-    if fresh > 0 {
-        tracing::warn!("{}: holds one stream; {fresh} tensors of the other and of the CCA start fresh", dir.display());
-    }
-    warn_drift(&model.config, task, &clip);
-    let plan = compile(&model.config, &request)?;
-    Ok(Prepared { plan, weights, guidance: request.guidance })
+    Ok(request)
 }
 
 /// The task that `--task` names.
@@ -157,6 +179,7 @@ pub fn request(config: &Config, spec: &SpecArgs, task: Task, clip: Clip, batch: 
     request.text_tokens = spec.text_tokens.unwrap_or(request.text_tokens);
     request.image_tokens = spec.image_tokens.unwrap_or(request.image_tokens);
     request.validate = spec.validate;
+    request.algebra = spec.algebra.request();
     request
 }
 

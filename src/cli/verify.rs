@@ -20,7 +20,7 @@ use ccl_runtime::session::{Session, Tensors};
 use ccl_runtime::tensorfile::TensorFile;
 use serde::Serialize;
 
-use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::args::{AlgebraArgs, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
 use super::prepare::{add_scales, check_inputs, load, memory_line, open_backend, prepare};
 
 /// Options of `ccl verify`.
@@ -42,6 +42,8 @@ pub struct Args {
     /// How matrices are stored: f32 bf16 f16 [default: as in the checkpoint]
     #[arg(long, value_name = "TYPE", value_parser = super::args::dtype)]
     dtype: Option<ccl_ir::DType>,
+    #[command(flatten)]
+    algebra: AlgebraArgs,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -166,6 +168,7 @@ fn compute(args: &Args, case: &Case, backend: &dyn Backend) -> Result<BTreeMap<S
         text_tokens: None,
         image_tokens: None,
         validate: false,
+        algebra: args.algebra.clone(),
     };
     let prepared = prepare(&source, &spec, &ClipArgs { clip: None, batch: None }, &inputs, backend)?;
     add_scales(&mut inputs, case.guidance, &case.scales)?;

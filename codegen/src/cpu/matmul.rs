@@ -1,29 +1,74 @@
-//! Batched matrix product of two activations.
+//! Batched matrix product of two tensors.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use ccl_ir::DType;
 use ccl_ir::ops::MatMul;
+use half::{bf16, f16};
 
 use super::layout::{Layout, dims};
 use super::parallel::{Shared, add_parts, tasks};
 use super::product::{Block, Blocks, Matrix, multiply};
 use super::view::View;
+use super::weight::DEPTH;
 
 /// Tasks that keep some cores busy: a result with fewer blocks is summed in parts.
 const ENOUGH: usize = 16;
 
 /// Least terms of a part of a sum.
-const DEPTH: usize = 256;
+const PART: usize = 256;
 
-/// The operands of one call.
-struct Call<'a> {
-    a: &'a View<'a>,
-    b: &'a View<'a>,
-    a_batch: Layout,
-    b_batch: Layout,
-    /// Strides of `b` along the summed dimension and along the columns.
-    b_strides: [usize; 2],
+thread_local! {
+    /// Parts of both factors as `f32`, where they are stored in half precision.
+    static WIDE: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// See [`MatMul`]. Operands may have any strides.
+/// A factor in memory: where its elements are, rows and columns apart, and of which type.
+struct Factor {
+    data: Shared<u8>,
+    dtype: DType,
+    batch: Layout,
+    row: usize,
+    column: usize,
+}
+
+impl Factor {
+    fn new(view: &View<'_>, row: usize, column: usize) -> Self {
+        Self {
+            data: Shared(view.ptr),
+            dtype: view.dtype(),
+            batch: Layout::new(dims(view).take(view.shape().len() - 2)),
+            row: view.stride(row),
+            column: view.stride(column),
+        }
+    }
+
+    /// The part of `rows` by `columns` elements from element `at` on, widened into `wide` where it must be.
+    ///
+    /// # Safety
+    /// The elements are valid and nobody writes them.
+    unsafe fn part(&self, at: usize, [rows, columns]: [usize; 2], wide: &mut Vec<f32>) -> Matrix {
+        if self.dtype == DType::F32 {
+            // SAFETY: the caller's promise.
+            let ptr = unsafe { Shared(self.data.0.cast::<f32>()).at(at) };
+            return Matrix { ptr, row: self.row, column: self.column };
+        }
+        wide.clear();
+        let halves = Shared(self.data.0.cast::<u16>());
+        for i in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+            // SAFETY: as above, two bytes an element.
+            let bits = unsafe { *halves.at(at + i.0 * self.row + i.1 * self.column) };
+            wide.push(match self.dtype {
+                DType::F16 => f16::from_bits(bits).to_f32(),
+                _ => bf16::from_bits(bits).to_f32(),
+            });
+        }
+        Matrix { ptr: wide.as_mut_ptr(), row: columns, column: 1 }
+    }
+}
+
+/// See [`MatMul`]. Operands may have any strides and be stored in half precision.
 ///
 /// Gradients of weights have few rows and columns and sum over all tokens: a result of few blocks is summed in parts, by
 /// the sizes alone, which are added in order.
@@ -39,13 +84,10 @@ pub(super) unsafe fn matmul(op: &MatMul, inputs: &[View<'_>], outputs: &[View<'_
     let r = out.shape().len();
     let (m, n, k) = (out.shape()[r - 2], out.shape()[r - 1], a.shape()[r - 1]);
     let (down, across) = if op.transpose_b { (r - 1, r - 2) } else { (r - 2, r - 1) };
-    let batch = |view: &View<'_>| Layout::new(dims(view).take(r - 2));
-    let (a_batch, b_batch) = (batch(&a), batch(&b));
-    let b_strides = [b.stride(down), b.stride(across)];
-    let call = Call { a: &a, b: &b, a_batch, b_batch, b_strides };
+    let (left, right) = (Factor::new(&a, r - 2, r - 1), Factor::new(&b, down, across));
     let blocks = Blocks::new(m, n);
     let results = total / (m * n) * blocks.count();
-    let parts = (ENOUGH / results).min(k / DEPTH).max(1);
+    let parts = (ENOUGH / results).min(k / PART).max(1);
     let depth = k.div_ceil(parts);
     let mut rest = vec![0.0f32; (parts - 1) * total];
     let (to, rest_at) = (Shared(out.ptr.cast::<f32>()), Shared(rest.as_mut_ptr()));
@@ -57,33 +99,32 @@ pub(super) unsafe fn matmul(op: &MatMul, inputs: &[View<'_>], outputs: &[View<'_
         // SAFETY: the dispatcher's promise; blocks do not overlap, and each part has its own copy of the result.
         unsafe {
             let first = if part == 0 { to.at(at) } else { rest_at.at((part - 1) * total + at) };
-            call.multiply(batch, block, terms, Matrix { ptr: first, row: n, column: 1 });
+            sum_block([&left, &right], batch, &block, terms, Matrix { ptr: first, row: n, column: 1 });
         }
     });
     // SAFETY: the output is dense, and the tasks have ended.
     unsafe { add_parts(to, total, &rest) };
 }
 
-impl Call<'_> {
-    /// Writes the sum of some terms of one block.
-    ///
-    /// # Safety
-    /// As for [`matmul`]; nobody else touches `out`.
-    unsafe fn multiply(&self, batch: usize, block: Block, terms: std::ops::Range<usize>, out: Matrix) {
-        let r = self.a.shape().len();
-        let (a, [down, across]) = ([self.a.stride(r - 2), self.a.stride(r - 1)], self.b_strides);
-        let a_at = self.a_batch.offset(batch) + block.row * a[0] + terms.start * a[1];
-        let b_at = self.b_batch.offset(batch) + terms.start * down + block.column * across;
-        let at = |view: &View<'_>, offset| view.ptr.cast::<f32>().wrapping_add(offset);
-        // SAFETY: the caller's promise.
-        unsafe {
-            multiply(
-                [block.rows, block.columns, terms.len()],
-                out,
-                Matrix { ptr: at(self.a, a_at), row: a[0], column: a[1] },
-                Matrix { ptr: at(self.b, b_at), row: down, column: across },
-                false,
-            );
+/// Writes the sum of some terms of one block.
+///
+/// # Safety
+/// As for [`matmul`]; nobody else touches `out`.
+unsafe fn sum_block([left, right]: [&Factor; 2], batch: usize, block: &Block, terms: Range<usize>, out: Matrix) {
+    let a_at = left.batch.offset(batch) + block.row * left.row;
+    let b_at = right.batch.offset(batch) + block.column * right.column;
+    // Only what is widened goes in pieces.
+    let whole = left.dtype == DType::F32 && right.dtype == DType::F32;
+    let depth = if whole { terms.len().max(1) } else { DEPTH };
+    WIDE.with_borrow_mut(|[wide_a, wide_b]| {
+        for start in terms.clone().step_by(depth) {
+            let len = depth.min(terms.end - start);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let a = left.part(a_at + start * left.column, [block.rows, len], wide_a);
+                let b = right.part(b_at + start * right.row, [len, block.columns], wide_b);
+                multiply([block.rows, block.columns, len], out, a, b, start > terms.start);
+            }
         }
-    }
+    });
 }

@@ -16,6 +16,7 @@ mod linear;
 mod math;
 mod matmul;
 mod micro;
+mod mix;
 mod movement;
 mod norm_grad;
 mod norms;
@@ -101,6 +102,8 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
             Op::RmsNormRope(o) => rope::rms_norm_rope(o, inputs, outputs),
             Op::Attention(o) => attention::attention(o, inputs, outputs)?,
             Op::PartitionedContextAttention(o) => attention::partitioned(o, inputs, outputs)?,
+            Op::ContextProbabilities(o) => mix::probabilities(o, inputs, outputs)?,
+            Op::WindowMix(o) => mix::window_mix(o, inputs, outputs),
             Op::MergeAttention(o) => attention::merge(o, inputs, outputs),
             Op::WindowGather(o) => movement::window_gather(o, inputs, outputs),
             Op::WindowMask(o) => tables::window_mask(o, outputs),
@@ -118,7 +121,7 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
 }
 
 /// Refuses element types that a kernel does not read or write: arithmetic is `f32`, but data movers take all types,
-/// and a linear map widens a weight in half precision.
+/// and products widen weights in half precision.
 fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), KernelError> {
     let moves = matches!(
         op,
@@ -147,6 +150,7 @@ fn check_types(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(),
         Op::AttentionGrad(o) if o.counted && i + 1 == inputs.len() => true,
         Op::Cast(_) => dtype.is_float(),
         Op::Linear(_) if i == 1 => dtype.is_float(),
+        Op::MatMul(_) => dtype.is_float(),
         _ => dtype == DType::F32,
     };
     let refuse = |what: &str, i: usize, view: &View<'_>| {

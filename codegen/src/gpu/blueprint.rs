@@ -106,6 +106,8 @@ pub enum Kernel {
     Attention(super::kernels::attention::Attention),
     /// See [`super::kernels::attention_grad`].
     AttentionGrad(super::kernels::attention_grad::AttentionGrad),
+    /// See [`super::kernels::probabilities`].
+    Probabilities(super::kernels::attention::Attention),
     /// See [`super::kernels::merge`].
     Merge(super::kernels::merge::Merge),
     /// See [`super::kernels::elementwise`].

@@ -15,6 +15,7 @@ use super::kernels::merge::merge;
 use super::kernels::norm::norm;
 use super::kernels::norm_grad::norm_grad;
 use super::kernels::norm_rope::norm_rope;
+use super::kernels::probabilities::probabilities;
 use super::kernels::product::product;
 use super::kernels::rope::rope;
 use super::kernels::softmax::softmax;
@@ -35,6 +36,9 @@ pub fn universal<E: Float>(
         Kernel::Attention(a) => attention::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a)),
         Kernel::AttentionGrad(a) => {
             attention_grad::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a))
+        }
+        Kernel::Probabilities(a) => {
+            probabilities::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(a))
         }
         Kernel::Merge(m) => merge::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(m)),
         Kernel::Elementwise(e) => elementwise::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(e)),

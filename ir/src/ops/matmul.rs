@@ -7,10 +7,11 @@ use crate::error::Problem;
 use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::tensor::{Real, Tensor};
-use crate::types::TensorType;
+use crate::types::{DType, TensorType};
 
 /// `a b` per batch element, or `a bᵀ`. Inputs: `a [..., m, k]`, `b [..., k, n]` (`[..., n, k]` when
-/// `transpose_b`), equal leading sizes.
+/// `transpose_b`), equal leading sizes. Either may be stored in
+/// half precision; the result has the type of `a`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatMul {
     /// Whether `b`'s last two dimensions are swapped.
@@ -89,10 +90,13 @@ impl Operator for MatMul {
     }
 
     fn samples() -> Vec<Sample<Self>> {
+        let half = |dtype, shape: &[usize]| TensorType::new(dtype, shape);
         vec![
             Sample::new(Self { transpose_b: false }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 4, 5])]),
             Sample::new(Self { transpose_b: true }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 5, 4])]),
             Sample::new(Self { transpose_b: false }, [TensorType::f32([6, 9]), TensorType::f32([9, 1])]),
+            Sample::new(Self { transpose_b: true }, [TensorType::f32([2, 3, 4]), half(DType::Bf16, &[2, 5, 4])]),
+            Sample::new(Self { transpose_b: false }, [TensorType::f32([3, 1100]), half(DType::F16, &[1100, 6])]),
         ]
     }
 }

@@ -72,7 +72,7 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         let mut raised = false;
         for (name, matches) in RULES {
             match matches(&site, id) {
-                Some(Ok(found)) => {
+                Some(Ok(found)) if record.allow("raise", name, &node.at) => {
                     let before = replaced_work(&site, id, &found);
                     let after = place(&mut re, id, found.steps)?;
                     let flops = after.flops as i64 - before.flops as i64;
@@ -81,6 +81,7 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
                     raised = true;
                     break;
                 }
+                Some(Ok(_)) => {}
                 Some(Err(reason)) => record.refused("raise", name, &node.at, reason),
                 None => {}
             }

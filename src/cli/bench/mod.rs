@@ -1,5 +1,6 @@
 //! `ccl bench`: one module per measurement.
 
+mod calibrate;
 mod step;
 mod train;
 
@@ -26,6 +27,8 @@ enum What {
     Step(step::Args),
     /// Times a training step: loss, gradients and update
     Train(train::Args),
+    /// Measures what the compiler's cost model goes by, and writes it as a file for --device-spec
+    Calibrate(calibrate::Args),
 }
 
 /// Measures.
@@ -36,6 +39,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let measured = match &args.what {
         What::Step(args) => step::run(args),
         What::Train(args) => train::run(args),
+        What::Calibrate(args) => return calibrate::run(args, json),
     }?;
     if json { super::print_json(&measured) } else { say(&measured) }
 }

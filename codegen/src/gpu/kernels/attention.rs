@@ -297,7 +297,7 @@ pub fn attention<E: Float>(
 
 /// Brings the queries `first .. end`, scaled, to shared memory; 0 behind them.
 #[cube]
-fn queries<E: Float>(
+pub fn queries<E: Float>(
     halves: &Sequence<Box<[E]>>,
     floats: &Sequence<Box<[f32]>>,
     sizes: &Sequence<u32>,

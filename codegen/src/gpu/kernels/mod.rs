@@ -11,6 +11,7 @@ pub mod merge;
 pub mod norm;
 pub mod norm_grad;
 pub mod norm_rope;
+pub mod probabilities;
 pub mod product;
 pub mod reduce;
 pub mod rope;

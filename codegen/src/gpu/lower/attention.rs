@@ -24,9 +24,9 @@ pub(super) struct Plan {
     pub(super) queries: usize,
     pub(super) parts: usize,
     pub(super) context: usize,
-    per_frame: usize,
+    pub(super) per_frame: usize,
     /// Size of a window, and slope, offset and divisor of its centre.
-    window: [usize; 4],
+    pub(super) window: [usize; 4],
     /// Positions of the mask and of the number of keys among the inputs.
     pub(super) mask: Option<usize>,
     pub(super) count: Option<usize>,
@@ -185,7 +185,7 @@ pub(super) fn count<const N: usize>(sizes: [usize; N]) -> u64 {
 
 /// The largest tile for the target's shared memory. Few queries take few rows; wide heads go through it in chunks, few rather than
 /// narrow ones: each costs barriers and code.
-fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> {
+pub(super) fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> {
     if dim > WIDEST {
         return None;
     }
@@ -225,7 +225,7 @@ pub(super) fn merge(call: &Call, target: &Target) -> Result<Vec<Launch>, LowerEr
 }
 
 /// Refuses operands whose last element is beyond the kernel's index.
-fn fits(args: &Args<'_>, operand: &Operand) -> Result<(), LowerError> {
+pub(super) fn fits(args: &Args<'_>, operand: &Operand) -> Result<(), LowerError> {
     let steps = operand.ty.shape.iter().zip(&operand.strides);
     let reach =
         steps.fold(operand.offset, |sum, (&n, &s)| sum.saturating_add((n as u64).saturating_sub(1).saturating_mul(s)));

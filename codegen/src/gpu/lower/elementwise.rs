@@ -51,7 +51,11 @@ pub(super) fn through(
 ) -> Result<Launch, LowerError> {
     let over = &call.outputs[output].ty.shape;
     let walk = Walk::broadcast(&call.inputs[input], over);
-    launch(call, target, Loop { program, over, inputs: vec![(input, walk)], output: (output, at(0, over)), in_place: &[] })
+    launch(
+        call,
+        target,
+        Loop { program, over, inputs: vec![(input, walk)], output: (output, at(0, over)), in_place: &[] },
+    )
 }
 
 /// One copy for each input, into its part of the result.
@@ -142,7 +146,11 @@ fn copy(
     input: (usize, Walk),
     output: Walk,
 ) -> Result<Launch, LowerError> {
-    launch(call, target, Loop { program: Program::copy(), over, inputs: vec![input], output: (0, output), in_place: &[] })
+    launch(
+        call,
+        target,
+        Loop { program: Program::copy(), over, inputs: vec![input], output: (0, output), in_place: &[] },
+    )
 }
 
 fn launch(call: &Call, target: &Target, work: Loop<'_>) -> Result<Launch, LowerError> {

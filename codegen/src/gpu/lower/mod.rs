@@ -6,6 +6,7 @@ mod attention_grad;
 mod elementwise;
 mod gather;
 mod norm;
+mod probabilities;
 mod product;
 mod sum;
 mod walk;
@@ -81,6 +82,8 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         Op::PartitionedContextAttention(p) => attention::partitioned(call, target, p)?,
         Op::AttentionGrad(a) => attention_grad::attention(call, target, a)?,
         Op::PartitionedContextAttentionGrad(p) => attention_grad::partitioned(call, target, p)?,
+        Op::ContextProbabilities(p) => probabilities::probabilities(call, target, p)?,
+        Op::WindowMix(w) => product::window_mix(call, target, w)?,
         Op::MergeAttention(_) => attention::merge(call, target)?,
         Op::Concat(c) => elementwise::concat(call, target, c.axis)?,
         Op::Patchify(p) => vec![elementwise::patchify(call, target, &p.patch)?],

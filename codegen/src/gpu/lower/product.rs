@@ -1,6 +1,7 @@
 //! Matrix products.
 
-use ccl_ir::ops::{Linear, MatMul};
+use ccl_ir::ops::{Linear, MatMul, WindowMix};
+use ccl_ir::partition::Group;
 use ccl_ir::plan::Call;
 
 use super::walk::{Walk, collapse, fits};
@@ -33,6 +34,8 @@ struct Parts {
     fixed: usize,
     extras: Vec<Factor>,
     epilogue: Program,
+    /// First element of the result, counted from the output's own.
+    first: u64,
 }
 
 /// One operand: over batches and rows (or columns, for the right factor), then its inner strides.
@@ -76,7 +79,7 @@ pub(super) fn linear(call: &Call, target: &Target, op: &Linear) -> Result<Launch
     let extras: Vec<Factor> = steps.into_iter().map(factor).collect();
     let epilogue = op.epilogue.as_ref().map_or_else(Program::copy, Program::of);
     let bias = op.bias.then_some(2);
-    product(call, target, Parts { batches: Vec::new(), rows, n, k, a, b, bias, fixed, extras, epilogue })
+    product(call, target, Parts { batches: Vec::new(), rows, n, k, a, b, bias, fixed, extras, epilogue, first: 0 })
 }
 
 /// `a b` or `a bᵀ` per batch element.
@@ -108,8 +111,67 @@ pub(super) fn mat_mul(call: &Call, target: &Target, op: &MatMul) -> Result<Launc
         fixed: 2,
         extras: Vec::new(),
         epilogue: Program::copy(),
+        first: 0,
     };
     product(call, target, parts)
+}
+
+/// `WindowMix`: a product for each run of groups that lie alike, so that neither weights nor values are copied.
+pub(super) fn window_mix(call: &Call, target: &Target, op: &WindowMix) -> Result<Vec<Launch>, LowerError> {
+    let (p, u) = (&call.inputs[0], &call.inputs[1]);
+    let [batch, lq, rows] = [p.ty.shape[0], p.ty.shape[1], p.ty.shape[2]];
+    let [lk, heads, d] = [u.ty.shape[1], u.ty.shape[2], u.ty.shape[3]];
+    let groups: Vec<Group> = op.partition.groups().into_iter().filter(|g| !g.queries.is_empty()).collect();
+    let mut launches = Vec::new();
+    for b in 0..batch as u64 {
+        let mut from = 0;
+        while from < groups.len() {
+            let run = alike(&groups[from..]);
+            let group = &groups[from];
+            let step = if run > 1 { groups[from + 1].keys.start - group.keys.start } else { 0 };
+            let (queries, query) = (group.queries.len(), group.queries.start as u64);
+            let value = (b * lk as u64 + group.keys.start as u64) * (heads * d) as u64;
+            let parts = Parts {
+                batches: vec![run],
+                rows: vec![queries, rows],
+                n: d,
+                k: group.keys.len() * heads,
+                a: Factor {
+                    offset: p.offset + b * p.strides[0] + query * p.strides[1],
+                    batches: vec![queries as u64 * p.strides[1]],
+                    outer: vec![p.strides[1], p.strides[2]],
+                    inner: p.strides[3],
+                },
+                b: Factor {
+                    offset: u.offset + value,
+                    batches: vec![(step * heads * d) as u64],
+                    outer: vec![1],
+                    inner: d as u64,
+                },
+                bias: None,
+                fixed: 2,
+                extras: Vec::new(),
+                epilogue: Program::copy(),
+                first: (b * lq as u64 + query) * (rows * d) as u64,
+            };
+            launches.push(product(call, target, parts)?);
+            from += run;
+        }
+    }
+    Ok(launches)
+}
+
+/// How many groups from the first on have as many queries and keys and keys that follow one another evenly.
+fn alike(groups: &[Group]) -> usize {
+    let first = &groups[0];
+    let Some(second) = groups.get(1) else { return 1 };
+    let Some(step) = second.keys.start.checked_sub(first.keys.start) else { return 1 };
+    let follows = |pair: &&[Group]| {
+        let (a, b) = (&pair[0], &pair[1]);
+        let sizes = b.queries.len() == first.queries.len() && b.keys.len() == first.keys.len();
+        sizes && b.queries.start == a.queries.end && b.keys.start == a.keys.start + step
+    };
+    1 + groups.windows(2).take_while(follows).count()
 }
 
 /// The launch.
@@ -142,7 +204,7 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
         extra.push(&mut args, &parts.batches, &parts.rows, parts.n)?;
     }
     let output = args.output(0)?;
-    let first = args.result(0).offset;
+    let first = args.result(0).offset + parts.first;
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
     let kernel = Product {

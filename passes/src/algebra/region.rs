@@ -1,0 +1,158 @@
+//! Cutting a graph into regions: the blocks of the model, each a run of nodes in evaluation order.
+
+use std::collections::BTreeMap;
+
+use ccl_ir::{Binding, Graph, NodeId, Op, TensorType, Value};
+
+/// Most nodes of a region: longer runs are cut.
+const MOST: usize = 400;
+
+/// A value in a region: from outside, or an output of one of its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ref {
+    /// A value from outside, by position.
+    Leaf(u32),
+    /// An output of a node, by position.
+    Node(u32, u8),
+}
+
+/// A region without names: equal regions look the same.
+#[derive(Clone, Debug)]
+pub(super) struct Plain {
+    /// Operators with their operands, and the node of the graph that they are.
+    pub nodes: Vec<(Op, Vec<Ref>, NodeId)>,
+    /// Type and moment of each value from outside.
+    pub leaves: Vec<(TensorType, Binding)>,
+    /// Which of them are weights.
+    pub weights: Vec<bool>,
+    /// Values that are read outside.
+    pub outputs: Vec<Ref>,
+}
+
+impl Plain {
+    /// Bytes of the weights that the region reads.
+    pub fn weight_bytes(&self) -> u64 {
+        self.leaves.iter().zip(&self.weights).filter(|(_, w)| **w).map(|((ty, _), _)| ty.bytes()).sum()
+    }
+
+    /// A text that is the same for equal regions.
+    pub fn key(&self) -> String {
+        let mut key = String::new();
+        for (op, inputs, _) in &self.nodes {
+            key.push_str(&serde_json::to_string(op).unwrap_or_default());
+            key.push_str(&format!("{inputs:?}\n"));
+        }
+        key.push_str(&format!("{:?}{:?}{:?}", self.leaves, self.weights, self.outputs));
+        key
+    }
+}
+
+/// A region of a graph.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    /// First node, and the one after the last.
+    pub nodes: std::ops::Range<usize>,
+    /// The region without names.
+    pub plain: Plain,
+    /// The values that its leaves stand for.
+    pub leaves: Vec<Value>,
+    /// The values that are read outside.
+    pub outputs: Vec<Value>,
+}
+
+/// Cuts a graph into regions. Every node is in one; together they are in evaluation order.
+pub(super) fn cut(graph: &Graph) -> Vec<Cut> {
+    let bindings = graph.bindings();
+    let mut read_until = vec![0usize; graph.nodes().len()];
+    for (id, node) in graph.iter() {
+        for v in &node.inputs {
+            read_until[v.node.index()] = id.index();
+        }
+    }
+    for o in &graph.outputs {
+        read_until[o.value.node.index()] = usize::MAX;
+    }
+    ranges(graph).into_iter().map(|nodes| one(graph, nodes, &bindings, &read_until)).collect()
+}
+
+/// Runs of nodes of one block. Nodes without operands belong to any.
+fn ranges(graph: &Graph) -> Vec<std::ops::Range<usize>> {
+    let mut out: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut last: Option<(&str, &str)> = None;
+    for (id, node) in graph.iter() {
+        let key = if node.inputs.is_empty() { None } else { Some(block(&node.at)) };
+        let fits = key.is_none() || last.is_none() || key == last;
+        match out.last_mut() {
+            Some(range) if fits && range.len() < MOST => range.end = id.index() + 1,
+            _ => out.push(id.index()..id.index() + 1),
+        }
+        if out.last().is_some_and(|r| r.len() == 1) {
+            last = key;
+        }
+        last = key.or(last);
+    }
+    out
+}
+
+/// The guidance pass and the block that a path is in, whichever stream: `cond/video.blocks.3.cca.q` is in `cond` and `3`.
+fn block(at: &str) -> (&str, &str) {
+    let (pass, path) = at.split_once('/').unwrap_or(("", at));
+    let number = path.split_once(".blocks.").map_or("", |(_, rest)| rest.split('.').next().unwrap_or(""));
+    (pass, number)
+}
+
+fn one(graph: &Graph, nodes: std::ops::Range<usize>, bindings: &[Binding], read_until: &[usize]) -> Cut {
+    let mut plain = Plain { nodes: Vec::new(), leaves: Vec::new(), weights: Vec::new(), outputs: Vec::new() };
+    let mut places: BTreeMap<Value, Ref> = BTreeMap::new();
+    let (mut leaves, mut outputs) = (Vec::new(), Vec::new());
+    // A constant from outside is a node of the region too: rules look at its value.
+    let mut constants: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for n in nodes.clone() {
+        let (id, node) = (NodeId(n as u32), &graph.nodes()[n]);
+        if node.inputs.is_empty() {
+            continue;
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for &v in &node.inputs {
+            if let Some(&known) = places.get(&v) {
+                inputs.push(known);
+                continue;
+            }
+            let place = if let Op::Constant(_) = graph.op(v) {
+                let at = *constants.entry(v.node).or_insert_with(|| {
+                    plain.nodes.push((graph.op(v).clone(), Vec::new(), v.node));
+                    plain.nodes.len() as u32 - 1
+                });
+                Ref::Node(at, 0)
+            } else {
+                plain.leaves.push((graph.ty(v).clone(), bindings[v.node.index()]));
+                plain.weights.push(matches!(graph.op(v), Op::Weight(_)));
+                leaves.push(v);
+                Ref::Leaf(leaves.len() as u32 - 1)
+            };
+            places.insert(v, place);
+            inputs.push(place);
+        }
+        let at = plain.nodes.len() as u32;
+        plain.nodes.push((node.op.clone(), inputs, id));
+        for port in 0..node.types.len() as u8 {
+            places.insert(Value { node: id, port }, Ref::Node(at, port));
+        }
+    }
+    // What is read behind the region, port by port.
+    let mut seen = std::collections::BTreeSet::new();
+    let inside = |v: &Value| nodes.contains(&v.node.index()) && !graph.nodes()[v.node.index()].inputs.is_empty();
+    let escaping = |v: &Value| inside(v) && read_until[v.node.index()] >= nodes.end;
+    if nodes.clone().any(|n| read_until[n] >= nodes.end && !graph.nodes()[n].inputs.is_empty()) {
+        let last = nodes.clone().map(|n| read_until[n]).max().unwrap_or(0).min(graph.nodes().len() - 1);
+        for reader in nodes.end..=last {
+            seen.extend(graph.nodes()[reader].inputs.iter().filter(|v| escaping(v)).copied());
+        }
+        seen.extend(graph.outputs.iter().map(|o| o.value).filter(|v| inside(v)));
+    }
+    for v in seen {
+        plain.outputs.push(places[&v]);
+        outputs.push(v);
+    }
+    Cut { nodes, plain, leaves, outputs }
+}

@@ -1,0 +1,435 @@
+//! One region: from its nodes to an e-graph, saturated, and back as a recipe.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ccl_ir::{Op, Work};
+use egg::{
+    Applier, EGraph, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, StopReason, Subst,
+    Symbol, Var,
+};
+
+use super::extract::{Choice, Prices, Total, Unpriced};
+use super::language::{Kind, Known, Move, Region, Term};
+use super::region::{Plain, Ref};
+use super::rules::Rule;
+use super::site::Site;
+use super::{Choose, Settings};
+
+/// What takes a region's place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcome {
+    /// The new nodes, and where the old outputs went; `None`: the region stays as it is.
+    pub recipe: Option<Recipe>,
+    /// What was done, and what was not.
+    pub notes: Vec<Note>,
+    /// E-nodes of the saturated e-graph.
+    pub terms: usize,
+}
+
+/// New nodes for a region.
+#[derive(Clone, Debug)]
+pub(super) struct Recipe {
+    /// Operators with operands, and the old node in whose place in the model they stand.
+    pub nodes: Vec<(Op, Vec<Ref>, u32)>,
+    /// For every output of the region, in order, what takes its place.
+    pub outputs: Vec<Ref>,
+}
+
+/// A rewrite, or a refusal, in terms of the region.
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    /// Name of the rule.
+    pub rule: &'static str,
+    /// The old node where.
+    pub origin: u32,
+    /// Whether it was applied.
+    pub applied: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// Change of work in each step and once per clip.
+    pub flops: i64,
+    /// Change of memory traffic.
+    pub bytes: i64,
+}
+
+/// Looks at every class that has an operator which can be a rule's root.
+struct Everywhere {
+    root: fn(&Op) -> bool,
+}
+
+impl Searcher<Term, Known> for Everywhere {
+    fn search_eclass_with_limit(&self, region: &Region, id: Id, _: usize) -> Option<SearchMatches<'_, Term>> {
+        let here = region[id].nodes.iter().any(|t| match t.kind {
+            Kind::Op(n) => (self.root)(&region.analysis.ops[n as usize]),
+            Kind::Leaf(_) => (self.root)(&Op::Copy(ccl_ir::ops::Copy {})),
+            Kind::Port(_) => false,
+        });
+        here.then(|| SearchMatches { eclass: id, substs: vec![Subst::default()], ast: None })
+    }
+
+    fn vars(&self) -> Vec<Var> {
+        Vec::new()
+    }
+}
+
+/// Lets a rule look at a class.
+struct Apply {
+    rule: usize,
+    find: fn(&mut Site<'_>, Id),
+}
+
+impl Applier<Term, Known> for Apply {
+    fn apply_one(&self, region: &mut Region, id: Id, _: &Subst, _: Option<&PatternAst<Term>>, _: Symbol) -> Vec<Id> {
+        let before = region.total_size();
+        (self.find)(&mut Site::new(region, self.rule), id);
+        if region.total_size() == before { Vec::new() } else { vec![id] }
+    }
+}
+
+/// A region as an e-graph.
+struct Built {
+    region: Region,
+    /// The original terms with their classes, in the region's order.
+    originals: Vec<(Id, Term)>,
+    outputs: Vec<Id>,
+}
+
+fn build(plain: &Plain) -> Built {
+    let mut region: Region = EGraph::new(Known::new(plain.leaves.clone()));
+    let mut originals = Vec::new();
+    let add = |region: &mut Region, originals: &mut Vec<(Id, Term)>, term: Term| {
+        let id = region.add(term.clone());
+        originals.push((id, term));
+        id
+    };
+    let leaves: Vec<Id> = (0..plain.leaves.len())
+        .map(|n| add(&mut region, &mut originals, Term { kind: Kind::Leaf(n as u32), children: Vec::new() }))
+        .collect();
+    let mut nodes: Vec<Id> = Vec::new();
+    for (i, (op, inputs, _)) in plain.nodes.iter().enumerate() {
+        region.analysis.origin = i as u32;
+        let mut children = Vec::new();
+        for input in inputs {
+            children.push(value(&mut region, &mut originals, &leaves, &nodes, *input));
+        }
+        let kind = Kind::Op(region.analysis.number(op));
+        nodes.push(add(&mut region, &mut originals, Term { kind, children }));
+    }
+    let outputs: Vec<Id> =
+        plain.outputs.iter().map(|r| value(&mut region, &mut originals, &leaves, &nodes, *r)).collect();
+    region.rebuild();
+    Built { region, originals, outputs }
+}
+
+/// The class of a reference: outputs of operators with several go through a port.
+fn value(region: &mut Region, originals: &mut Vec<(Id, Term)>, leaves: &[Id], nodes: &[Id], r: Ref) -> Id {
+    match r {
+        Ref::Leaf(n) => leaves[n as usize],
+        Ref::Node(n, port) => {
+            let whole = nodes[n as usize];
+            if region[whole].data.types.len() == 1 {
+                return whole;
+            }
+            region.analysis.origin = region[whole].data.origin;
+            let term = Term { kind: Kind::Port(port), children: vec![whole] };
+            let id = region.add(term.clone());
+            originals.push((id, term));
+            id
+        }
+    }
+}
+
+/// A saturated region and what was chosen in it.
+struct Chosen {
+    built: Built,
+    before: Total,
+    choice: Choice,
+    total: Total,
+    full: bool,
+}
+
+/// Saturates a region with some of the rules and chooses terms.
+fn choose(plain: &Plain, rules: &[Rule], settings: &Settings) -> Result<Chosen, Unpriced> {
+    let mut built = build(plain);
+    let start = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+    let before = start.price(&start.original(&built.originals))?;
+    let rewrite = |(i, rule): (usize, &Rule)| {
+        let (searcher, applier) = (Everywhere { root: rule.root }, Apply { rule: i, find: rule.find });
+        Rewrite::new(rule.name, searcher, applier).ok()
+    };
+    let rewrites: Vec<Rewrite<Term, Known>> = rules.iter().enumerate().filter_map(rewrite).collect();
+    // No limit on time: the same input gives the same plan on a slow machine.
+    let runner = Runner::<Term, Known, ()>::new(Known::default())
+        .with_egraph(std::mem::take(&mut built.region))
+        .with_scheduler(SimpleScheduler)
+        .with_iter_limit(settings.iterations)
+        .with_node_limit(settings.terms)
+        .with_time_limit(Duration::MAX)
+        .run(&rewrites);
+    let full = matches!(runner.stop_reason, Some(StopReason::NodeLimit(_)));
+    built.region = runner.egraph;
+    let budget = before.kept + (plain.weight_bytes() as f64 * settings.keep_share) as u64;
+    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, budget);
+    let original = prices.original(&built.originals);
+    let price = prices.price(&original)?;
+    let moves = &built.region.analysis.moves;
+    let (choice, total) = match settings.choose {
+        Choose::Cheapest => prices.cheapest(original, price, moves),
+        Choose::Always => always(&built, settings, original, price),
+    };
+    Ok(Chosen { built, before, choice, total, full })
+}
+
+/// Every rewrite that can be applied at all, whatever it costs, each after the others. Rules that come early in the table, which do more,
+/// have the last word.
+fn always(built: &Built, settings: &Settings, original: Choice, price: Total) -> (Choice, Total) {
+    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+    let mut best = (original, price);
+    let mut moves: Vec<&Move> = built.region.analysis.moves.iter().collect();
+    moves.sort_by_key(|m| std::cmp::Reverse(m.rule));
+    for found in moves {
+        let candidate = prices.with(&best.0, found);
+        if let Ok(price) = prices.price(&candidate) {
+            best = (candidate, price);
+        }
+    }
+    best
+}
+
+/// What takes a region's place under these settings.
+pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
+    // An original region always has a price; should it not, it stays as it is.
+    let Ok(found) = choose(plain, &settings.rules, settings) else { return Outcome::default() };
+    let built = &found.built;
+    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+    let taken = settings.choose == Choose::Always || found.total.cost < found.before.cost;
+    let recipe = taken.then(|| recipe(plain, built, &prices, &found.choice)).flatten();
+    let mut notes = Vec::new();
+    let mut applied = BTreeSet::new();
+    if recipe.is_some() {
+        let moves = &built.region.analysis.moves;
+        let used = prices.used(&found.choice, &built.originals, moves);
+        for (n, rule) in settings.rules.iter().enumerate() {
+            let of_rule: Vec<&Move> = used.iter().map(|&i| &moves[i]).filter(|m| m.rule == n).collect();
+            let Some(first) = of_rule.first() else { continue };
+            let without: Vec<Rule> = settings.rules.iter().filter(|r| r.name != rule.name).copied().collect();
+            let other = match settings.choose {
+                Choose::Cheapest => choose(plain, &without, settings).map_or(found.before, |c| c.total),
+                Choose::Always => found.before,
+            };
+            let note = note(rule, first, of_rule.len(), &found, other, built);
+            // A rewrite that others make unnecessary is not worth a line.
+            if settings.choose == Choose::Always || other.cost > found.total.cost {
+                notes.push(note);
+            }
+            applied.insert(n);
+        }
+    }
+    let limited = Prices::new(
+        &built.region,
+        &built.outputs,
+        &settings.cost,
+        found.before.kept + (plain.weight_bytes() as f64 * settings.keep_share) as u64,
+    );
+    refusals(&limited, &found, settings, &applied, &mut notes);
+    if found.full {
+        notes.push(Note {
+            rule: "saturate",
+            origin: 0,
+            applied: false,
+            reason: format!("stopped at {} terms", built.region.total_size()),
+            flops: 0,
+            bytes: 0,
+        });
+    }
+    Outcome { recipe, notes, terms: built.region.total_size() }
+}
+
+fn note(rule: &Rule, first: &Move, places: usize, found: &Chosen, other: Total, built: &Built) -> Note {
+    let mut reason = rule.law.to_string();
+    if !first.said.is_empty() {
+        reason = format!("{}; {reason}", first.said);
+    }
+    if places > 1 {
+        reason = format!("{reason} ({places} places)");
+    }
+    let saved = (other.cost as f64 - found.total.cost as f64) / crate::cost::SCALE as f64 / 1e6;
+    reason = format!("{reason}: {saved:.3} us a step by the cost model");
+    let delta = |now: u64, then: u64| now as i64 - then as i64;
+    Note {
+        rule: rule.name,
+        origin: built.region[first.root].data.origin,
+        applied: true,
+        reason,
+        flops: delta(found.total.work.flops, other.work.flops),
+        bytes: delta(found.total.work.bytes, other.work.bytes),
+    }
+}
+
+/// Why rules that found something were not used.
+fn refusals(prices: &Prices, found: &Chosen, settings: &Settings, applied: &BTreeSet<usize>, notes: &mut Vec<Note>) {
+    let known = &found.built.region.analysis;
+    for (n, rule) in settings.rules.iter().enumerate().filter(|(n, _)| !applied.contains(n)) {
+        let mut told = BTreeSet::new();
+        let mut refuse = |origin: u32, reason: String| {
+            if told.insert(origin) {
+                notes.push(Note { rule: rule.name, origin, applied: false, reason, flops: 0, bytes: 0 });
+            }
+        };
+        for m in known.moves.iter().filter(|m| m.rule == n) {
+            let candidate = prices.with(&found.choice, m);
+            let said = if m.said.is_empty() { String::new() } else { format!("{}; ", m.said) };
+            let reason = match prices.price(&candidate) {
+                Ok(price) if price.cost > found.total.cost => {
+                    let more = (price.cost - found.total.cost) as f64 / crate::cost::SCALE as f64 / 1e6;
+                    format!(
+                        "{said}would take {more:.3} us a step more by the cost model ({})",
+                        change(price.work, found.total.work)
+                    )
+                }
+                Err(Unpriced::Kept(bytes)) => {
+                    let share = settings.keep_share;
+                    format!("{said}would keep {bytes} bytes of folded weights, more than {share} of the weights")
+                }
+                _ => continue,
+            };
+            refuse(found.built.region[m.root].data.origin, reason);
+        }
+        for (_, origin, reason) in known.refusals.iter().filter(|(rule, ..)| *rule == n) {
+            refuse(*origin, reason.clone());
+        }
+    }
+}
+
+fn change(now: Work, then: Work) -> String {
+    format!("{:+} flops, {:+} bytes", now.flops as i128 - then.flops as i128, now.bytes as i128 - then.bytes as i128)
+}
+
+/// The chosen terms as nodes.
+fn recipe(plain: &Plain, built: &Built, prices: &Prices, choice: &Choice) -> Option<Recipe> {
+    let mut out = Recipe { nodes: Vec::new(), outputs: Vec::new() };
+    let order = prices.order(choice).ok()?;
+    let mut places: Vec<Option<Ref>> = vec![None; order.iter().max().map_or(0, |m| m + 1)];
+    for class in order {
+        let (kind, children, _) = prices.chosen(choice, class);
+        places[class] = Some(match kind {
+            Kind::Leaf(n) => Ref::Leaf(n),
+            Kind::Port(p) => match places[children[0]]? {
+                Ref::Node(n, _) => Ref::Node(n, p),
+                leaf => leaf,
+            },
+            Kind::Op(n) => {
+                let inputs = children.iter().map(|&c| places[c]).collect::<Option<Vec<Ref>>>()?;
+                let origin = prices.origin(class).min(plain.nodes.len() as u32 - 1);
+                out.nodes.push((built.region.analysis.ops[n as usize].clone(), inputs, origin));
+                Ref::Node(out.nodes.len() as u32 - 1, 0)
+            }
+        });
+    }
+    out.outputs = prices.outputs().iter().map(|&c| places[c]).collect::<Option<Vec<Ref>>>()?;
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use ccl_ir::ops::{Binary, BinaryKind, Linear};
+    use ccl_ir::{Binding, Graph, TensorType};
+    use egg::{CostFunction, Extractor, Language};
+
+    use super::*;
+    use crate::algebra::{Settings, region, rules};
+    use crate::device::DeviceSpec;
+
+    /// egg's cost of a tree: what a sensible person would write, in whole picoseconds that do not wrap around.
+    struct TreeCost<'a>(&'a Region, &'a Settings);
+
+    impl CostFunction<Term> for TreeCost<'_> {
+        type Cost = u64;
+
+        fn cost<C: FnMut(Id) -> u64>(&mut self, term: &Term, mut costs: C) -> u64 {
+            let own = match term.kind {
+                Kind::Op(n) => {
+                    let types: Vec<_> = term.children.iter().map(|&c| &self.0[c].data.types[0]).collect();
+                    let op = &self.0.analysis.ops[n as usize];
+                    let out = op.infer(&types).unwrap();
+                    self.1.cost.picoseconds(op, &types, &out)
+                }
+                _ => 0,
+            };
+            term.fold(own, |sum, child| sum.saturating_add(costs(child)))
+        }
+    }
+
+    /// Blocks `x + f(x) g(x) h(x)` with `f` a projection of a projection, which is cheaper folded into one.
+    fn residual(blocks: usize) -> Plain {
+        let d = 512;
+        let mut g = Graph::new("residual");
+        let mut x = g.input("x", TensorType::f32([4096, d]), Binding::Step).unwrap();
+        for n in 0..blocks {
+            let mut linear = |g: &mut Graph, name: &str, x| {
+                let w = g.weight(&format!("{name}{n}"), TensorType::f32([d, d])).unwrap();
+                g.add("", Linear::plain(), &[x, w]).unwrap()
+            };
+            let inner = linear(&mut g, "a", x);
+            let f = linear(&mut g, "b", inner);
+            let (k, h) = (linear(&mut g, "c", x), linear(&mut g, "d", x));
+            let mut both = |kind, a, b| g.add("", Binary { kind }, &[a, b]).unwrap();
+            let y = both(BinaryKind::Mul, f, k);
+            let y = both(BinaryKind::Mul, y, h);
+            x = both(BinaryKind::Add, x, y);
+        }
+        g.output("y", x, None);
+        region::cut(&g).remove(0).plain
+    }
+
+    /// Costs of the whole program by the DAG: what egg's extractor takes, and what ours does; and what was there.
+    fn extracted(blocks: usize) -> [u128; 3] {
+        let plain = residual(blocks);
+        let settings = Settings {
+            rules: vec![rules::named("projection of projection").unwrap()],
+            keep_share: 10.0,
+            ..Settings::new(DeviceSpec::for_target("cpu"))
+        };
+        let found = choose(&plain, &settings.rules, &settings).unwrap();
+        let region = &found.built.region;
+        let prices = Prices::new(region, &found.built.outputs, &settings.cost, u64::MAX);
+        let extractor = Extractor::new(region, TreeCost(region, &settings));
+        let terms: Vec<(Id, Term)> = region.classes().map(|c| (c.id, extractor.find_best_node(c.id).clone())).collect();
+        let theirs = prices.price(&prices.original(&terms)).unwrap();
+        [theirs.cost, found.total.cost, found.before.cost]
+    }
+
+    #[test]
+    fn the_cost_of_a_tree_fails_on_residual_chains_and_that_of_the_dag_does_not() {
+        let [theirs, ours, before] = extracted(3);
+        assert_eq!(theirs, ours, "a short chain shows no difference");
+        assert!(ours < before);
+        // Each block reads its input four times: from some block on, all trees cost as much as a number can say.
+        for blocks in [16, 24] {
+            let [theirs, ours, before] = extracted(blocks);
+            println!("{blocks} blocks: {before} before, {theirs} by trees, {ours} by the DAG");
+            assert!(ours < theirs, "{blocks} blocks: {ours}, by trees {theirs}");
+            // Ours folds every block as it does in a short chain.
+            let [_, short, _] = extracted(1);
+            assert_eq!(ours, short * blocks as u128);
+        }
+    }
+
+    #[test]
+    fn equal_regions_look_equal_and_give_equal_results() {
+        let settings = Settings::new(DeviceSpec::for_target("cuda"));
+        let (a, b) = (residual(3), residual(3));
+        assert_eq!(a.key(), b.key());
+        assert_ne!(a.key(), residual(4).key());
+        assert_eq!(format!("{:?}", outcome(&a, &settings)), format!("{:?}", outcome(&b, &settings)));
+    }
+
+    #[test]
+    fn saturation_stops_at_its_limit_and_says_so() {
+        let settings = Settings { terms: 20, keep_share: 10.0, ..Settings::new(DeviceSpec::for_target("cpu")) };
+        let outcome = outcome(&residual(6), &settings);
+        let note = outcome.notes.iter().find(|n| n.rule == "saturate").expect("a note");
+        assert!(!note.applied && note.reason.starts_with("stopped at "), "{}", note.reason);
+    }
+}
