@@ -109,7 +109,7 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
                     }
                     @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step) {
-                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d)))
+                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", below(d, place(d.rate, y))))
                             text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
                     }
                 }
@@ -128,6 +128,11 @@ fn anchor(percent: f64) -> &'static str {
         p if p > 70.0 => "end",
         _ => "middle",
     }
+}
+
+/// How far below its dot a label is, in pixels; near the axis it is above.
+fn below(d: &Dot, percent: f64) -> f64 {
+    if percent < 12.0 { -5.0 - radius(d) } else { 14.0 + radius(d) }
 }
 
 /// Radius of a dot in pixels: the area grows with the share of the time.
