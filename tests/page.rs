@@ -281,11 +281,11 @@ fn a_browser_shows_the_pages() {
     });
     let diff = ccl("explain --format html").with("--plan", &plans[0]).with("--diff", &plans[1]).ok().stdout;
     let pages = [
-        (large("--task joint --guidance two-pass", dir.path()).text, 390, 844, "light"),
-        (small("--task joint --guidance two-pass").text, 1600, 1000, "dark"),
-        (diff, 390, 844, "dark"),
+        (large("--task joint --guidance two-pass", dir.path()).text, true, 390, 844, "light"),
+        (small("--task joint --guidance two-pass").text, true, 1600, 1000, "dark"),
+        (diff, false, 390, 844, "dark"),
     ];
-    for (page, width, height, scheme) in pages {
+    for (page, plan, width, height, scheme) in pages {
         let seen = browser.show(&page, width, height, scheme, dir.path());
         let what = format!("{width}x{height} {scheme}");
         assert_eq!(seen.console, Vec::<String>::new(), "{what}");
@@ -295,6 +295,9 @@ fn a_browser_shows_the_pages() {
         assert!(overflow <= 0, "{what}: the page is {overflow} pixels too wide");
         assert!(seen.number("tall") > 2 * height, "{what}: nothing is there");
         assert_eq!(seen.number("collapsed"), 0, "{what}: drawings without a size");
+        // The script: a tap on a buffer says what it is, a filter that fits nothing leaves nothing.
         assert_eq!(seen.number("hidden"), 0, "{what}: the script did not show the filters");
+        assert_eq!(seen.number("filtered"), 0, "{what}: rules that the filter left");
+        assert_eq!(seen.probe("tip"), if plan { "shown" } else { "none" }, "{what}");
     }
 }

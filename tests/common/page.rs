@@ -132,7 +132,7 @@ impl Seen {
 const NARROWEST: i64 = 500;
 
 /// Runs last on the page: what it looks like to the browser with every part open, as attributes of the body.
-const PROBE: &str = r#"<script>addEventListener("load", () => {
+const PROBE: &str = r##"<script>addEventListener("load", () => {
   const d = document.documentElement, put = (k, v) => parent.document.body.setAttribute("data-probe-" + k, v);
   document.querySelectorAll("details").forEach((part) => (part.open = true));
   put("scheme", matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -140,8 +140,13 @@ const PROBE: &str = r#"<script>addEventListener("load", () => {
   put("overflow", d.scrollWidth - innerWidth);
   put("tall", d.scrollHeight);
   put("collapsed", [...document.querySelectorAll("svg")].filter((s) => s.checkVisibility() && !s.getBoundingClientRect().height).length);
+  const rect = document.querySelector("figure.memory rect"), filter = document.querySelector(".filter");
+  if (rect) rect.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  put("tip", rect && rect.closest("figure").querySelector(".tip").textContent === rect.textContent ? "shown" : "none");
+  if (filter) (filter.value = "no such rule"), filter.dispatchEvent(new Event("input"));
+  put("filtered", document.querySelectorAll("#rewrites .rule:not([hidden])").length);
   put("hidden", document.querySelectorAll(".filter[hidden]").length);
-});</script></body>"#;
+});</script></body>"##;
 
 impl Browser {
     /// Opens the page in a window of this size, in the `light` or `dark` scheme.

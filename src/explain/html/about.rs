@@ -34,7 +34,7 @@ fn ports(what: &str, list: &[Port]) -> Markup {
     let body = html! {
         @for p in list {
             tr {
-                th scope="row" { code { (p.name) } }
+                th scope="row" { code { (path(&p.name)) } }
                 td { code { (p.operand.ty) } }
                 td.n { (human_bytes(p.operand.ty.bytes())) }
                 td { (mark(p.binding)) }

@@ -73,7 +73,7 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
         @for k in &list {
             @let (seconds, bound) = estimates.get(k.name.as_str()).copied().unwrap_or((0.0, Bound::Memory));
             tr {
-                th scope="row" { i class=(kind(&k.name).0) {} (path(&k.name)) }
+                th.swatched scope="row" { i class=(kind(&k.name).0) {} (path(&k.name)) }
                 @if trace.is_some() {
                     @if let Some(s) = measured(k) {
                         td { (share(s / all_measured, kind(&k.name).0)) }

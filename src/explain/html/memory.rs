@@ -141,7 +141,7 @@ fn fullest(lives: &[Life], peak: usize, most: u64) -> Markup {
     let body = html! {
         @for l in alive.iter().take(MOST_ROWS) {
             tr {
-                th scope="row" {
+                th.swatched scope="row" {
                     i class=(kind(l.by.op.name()).0) {} (l.by.op.name())
                     small.soft { code { (path(&l.by.at)) } }
                 }

@@ -109,8 +109,8 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
                     }
                     @for d in dots.iter().filter(|d| d.kernel.entry == Binding::Step) {
-                        text x=(across(d.intensity)) y=(up(d.rate)) dy=(format!("{:.0}", 14.0 + radius(d)))
-                            text-anchor=(anchor(place(d.intensity, x))) { (d.kernel.name.replace('_', " ")) }
+                        @let (anchor, dx) = beside(d, place(d.intensity, x));
+                        text x=(across(d.intensity)) y=(up(d.rate)) dx=(dx) dy=(if d.measured { "4" } else { "18" }) text-anchor=(anchor) { (d.kernel.name.replace('_', " ")) }
                     }
                 }
                 @for v in tick(y) { span.ylabel style={ "top:" (up(v)) } { (human_rate(v, "FLOP/s")) } }
@@ -121,13 +121,11 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
     }
 }
 
-/// Which end of a label is at its dot, so that it stays on the plot.
-fn anchor(percent: f64) -> &'static str {
-    match percent {
-        p if p < 35.0 => "start",
-        p if p > 70.0 => "end",
-        _ => "middle",
-    }
+/// Which end of a label is at its dot, and how many pixels from it: to the right, where there is room. Labels of dots on the
+/// roof, the estimated ones, are a little lower, so that the line does not run through them.
+fn beside(d: &Dot, percent: f64) -> (&'static str, String) {
+    let away = radius(d) + 5.0;
+    if percent < 60.0 { ("start", format!("{away:.0}")) } else { ("end", format!("-{away:.0}")) }
 }
 
 /// Radius of a dot in pixels: the area grows with the share of the time.
