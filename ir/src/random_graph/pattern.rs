@@ -50,7 +50,7 @@ impl Grower<'_> {
         let heads = self.add(Reshape { shape: vec![b, l, h, d] }, &[norm])?;
         let positions = self.dice.of(&[Positions::Linear { length: l }, Positions::Aligned { length: l, frames: 3 }]);
         let table = self.add(RopeTable { positions, head_dim: d, theta: 10000.0 }, &[])?;
-        self.add(Rope {}, &[heads, table])
+        self.add(Rope::default(), &[heads, table])
     }
 
     /// Gathered windows and context tokens, masked attention: context attention in its plain form.
