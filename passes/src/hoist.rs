@@ -87,6 +87,7 @@ fn row_wise(op: &Op, rows: usize) -> Option<Op> {
     match op {
         Op::TimeFeatures(_) | Op::Unary(_) => Some(op.clone()),
         Op::Linear(l) if l.epilogue.is_none() => Some(op.clone()),
+        Op::Slice(s) => Some(ops::Slice { axis: s.axis + 1, ..s.clone() }.into()),
         Op::Reshape(r) => {
             let mut shape = vec![rows];
             shape.extend(&r.shape);

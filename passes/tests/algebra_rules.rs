@@ -393,8 +393,9 @@ fn rules_have_names_and_laws_of_their_own() {
     assert!(lossy("absorb output") && !lossy("fold norm into half projection"));
 }
 
-/// Work of a graph in each step and once per clip.
+/// Work of a graph in each step and once per clip, with the copies that its views need.
 fn counted(g: &Graph) -> (i64, i64) {
+    let g = &ccl_passes::layout::run(g, &mut Record::default()).unwrap();
     let bindings = g.bindings();
     let live = g.live();
     let here = |id: ccl_ir::NodeId| live[id.index()] && bindings[id.index()] != Binding::Load;
@@ -441,10 +442,9 @@ fn a_rule_that_pays_changes_the_counted_work_as_its_event_says() {
             assert!(off == l.g, "no rule, no change");
             let ((flops, bytes), (flops_off, bytes_off)) = (counted(&with), counted(&off));
             assert_eq!(flops - flops_off, event.flops_delta, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
-            // Copies that views will need are counted in the event, not yet in the graph.
-            let copies = event.bytes_delta - (bytes - bytes_off);
-            assert!(copies.abs() <= bytes.max(bytes_off), "`{}`: {copies} in {event:?}", rule.name);
-            assert!(flops < flops_off || bytes < bytes_off || with.nodes().len() != off.nodes().len(), "{event:?}");
+            // Fewer calls may be all that it saves.
+            let (calls, calls_off) = (with.nodes().len(), off.nodes().len());
+            assert!(flops < flops_off || bytes < bytes_off || calls != calls_off, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
         }
     }
     println!("paid: {paid:?}");

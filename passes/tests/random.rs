@@ -48,6 +48,9 @@ fn no_rule_of_the_algebra_changes_a_result() {
         let algebra = Some(Settings { choose: Choose::Always, keep_share: 10.0, ..settings });
         let options = Options { algebra, ..options(false, 0) };
         passed(hunt(seeds, &Recipe::default(), |g| compiles(g, &options)));
+        let half = Recipe { half: Some(DType::Bf16), ..Recipe::default() };
+        let options = Options { half_activations: true, parallelism: 64, ..options };
+        passed(hunt(780..840, &half, |g| compiles(g, &options)));
     }
 }
 

@@ -115,7 +115,8 @@ fn partial_results_are_single_and_merged_ones_half() {
 
 #[test]
 fn few_queries_are_split_and_few_keys_are_not() {
-    let options = Options { parallelism: 528, half_activations: true, ..Options::default() };
+    // Without the algebra, which takes this attention apart.
+    let options = Options { parallelism: 528, half_activations: true, algebra: None, ..Options::default() };
     let v2a = plan(&wan14b(), Task::V2a, Guidance::TwoPass, PAPER, DType::Bf16, &options);
     let events = splits(&v2a, "audio");
     assert!(!events.is_empty() && events.iter().all(|e| e.applied), "{events:?}");
@@ -138,7 +139,7 @@ fn few_queries_are_split_and_few_keys_are_not() {
 
 #[test]
 fn context_attention_moves_queries_results_keys_and_values_once() {
-    let options = Options { parallelism: 528, half_activations: true, ..Options::default() };
+    let options = Options { parallelism: 528, half_activations: true, algebra: None, ..Options::default() };
     let plan = plan(&wan14b(), Task::Joint, Guidance::None, PAPER, DType::Bf16, &options);
     // Merging belongs to the attention that was split.
     let part = |c: &&Call| matches!(c.op, Op::PartitionedContextAttention(_) | Op::MergeAttention(_));

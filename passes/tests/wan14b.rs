@@ -29,7 +29,8 @@ fn flops_of_one_pass_are_the_papers() {
 fn a_reference_video_stream_leaves_the_step() {
     let plan = plan(&wan14b(), Task::V2a, Guidance::TwoPass, CLIP, &Options::default());
     assert!(tflop(plan.report.flops["step"]) < 20.0, "{}", tflop(plan.report.flops["step"]));
-    assert!(tflop(plan.report.flops["prologue"]) > 800.0);
+    // One pass of the video stream, less what the algebra saves.
+    assert!(tflop(plan.report.flops["prologue"]) > 750.0);
 }
 
 #[test]
