@@ -19,6 +19,7 @@ lr = 1e-2
 warmup = 4
 schedule = "cosine"
 decay_from = 0.5
+decay_to = 0.1
 accumulate = 2
 groups = [{ names = "*.cca.*", lr = 2e-2 }]
 [train]
