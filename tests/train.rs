@@ -19,6 +19,7 @@ lr = 1e-2
 warmup = 4
 schedule = "cosine"
 decay_from = 0.5
+decay_to = 0.1
 accumulate = 2
 groups = [{ names = "*.cca.*", lr = 2e-2 }]
 [train]
@@ -257,6 +258,41 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert!(resumed.stderr.contains("on from step 8"), "{}", resumed.stderr);
     place.train("whole").ok();
     assert_eq!(differences(&run.join("step-000012"), &place.path("whole/step-000012")), [""; 0]);
+}
+
+/// Clips of the bounce world need no files, and the configuration of the example is one that can be used.
+#[test]
+fn the_worlds_recipe_can_be_trained() {
+    let place = Place::new("");
+    let recipe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/world/train.toml");
+    let smaller = "--set data.world.clips=24 --set data.held_out=4 --set train.batch=4 --set train.validate_every=2 \
+                   --set train.steps=2 --set model.config.layers=1";
+    let train =
+        ccl("train --backend cpu --json").words(smaller).with("--config", recipe).with("--out", place.path("run"));
+    let json = train.ok().json();
+    assert_eq!(json["steps_run"], 2);
+    let text = fs::read_to_string(place.path("run/metrics.jsonl")).expect("metrics");
+    assert!(text.contains("valid_ema.v2a.audio"), "{text}");
+}
+
+/// Samples for validation may come from a dataset of their own.
+#[test]
+fn validation_on_other_data() {
+    let place = Place::new(
+        "data = { dir = \"data\", validation = \"other\" }\ntrain = { steps = 2, batch = 2, validate_every = 1 }\n",
+    );
+    dataset(&place.path("other"), 4, 2.0);
+    place.train("run").ok();
+    let text = fs::read_to_string(place.path("run/metrics.jsonl")).expect("metrics");
+    let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect();
+    assert_eq!(rows.len(), 2);
+    // Latents of twice the size: the velocity's error is larger than that of training.
+    assert!(rows[1]["valid.joint.video"].as_f64() > Some(2.5), "{text}");
+    place
+        .train("none")
+        .words("--set train.batch=5")
+        .run()
+        .fails(1, &["a validation needs at least a batch of 5 samples"]);
 }
 
 #[test]

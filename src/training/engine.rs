@@ -184,6 +184,11 @@ impl Engine {
         &self.trained
     }
 
+    /// Whether averages of the parameters are kept.
+    pub fn averages(&self) -> bool {
+        self.average
+    }
+
     /// Writes the first parameters, and averages that begin with them.
     ///
     /// # Errors

@@ -1,25 +1,23 @@
 //! The loop: draw a task and a batch, learn from it, write down how it went, keep what was learned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ccl_ir::TensorType;
-use ccl_model::{Config, Stream, Task, tensors};
+use ccl_model::{Config, Stream, Task};
 use ccl_runtime::backend::Backend;
 use ccl_runtime::device::process_memory;
-use ccl_runtime::session::Tensors;
-use ccl_runtime::tensorfile::TensorFile;
 use ccl_runtime::weights::WeightSource;
-use ccl_runtime::{HostTensor, RuntimeError};
 use serde_json::{Map, Value};
 
-use super::checkpoint::{self, Draft, Record};
+use super::checkpoint::{self, Record};
 use super::config::TrainConfig;
 use super::draws::Draws;
 use super::engine::{Engine, EngineSpec, Outcome, Pace, Sizes, optimiser};
 use super::feed::{self, Feed, Validation};
+use super::keep;
 use super::metrics::{Averages, Metrics, Row};
 use super::source::{Data, Start};
 use crate::error::Error;
@@ -91,7 +89,7 @@ impl Trainer {
         let out = config.train.out.clone();
         let data = Data::open(&config.data)?;
         // A directory that is not there yet is made when all else is right.
-        let held = if out.exists() { Some(lock(&out)?) } else { None };
+        let held = if out.exists() { Some(keep::lock(&out)?) } else { None };
         let found = checkpoint::newest(&out)?;
         if let (Some((dir, _)), false) = (&found, resume) {
             let problem = "a training is there already; go on with --resume, or name another directory with --out";
@@ -102,7 +100,7 @@ impl Trainer {
             None => Start::new(&config.model, config.train.seed)?,
         };
         let model = start.model;
-        let settings = settings(&config, &model, &data)?;
+        let settings = keep::settings(&config, &model, &data)?;
         if let Some((dir, record)) = &found {
             record.agrees(&settings, dir)?;
         }
@@ -131,13 +129,13 @@ impl Trainer {
         engine.load(start.parameters.as_ref())?;
         let record = match &found {
             Some((dir, record)) => {
-                restore(&mut engine, dir)?;
+                keep::restore(&mut engine, dir)?;
                 record.clone()
             }
             None => Record::new(0, 0, 0, Averages::default(), BTreeMap::new()),
         };
         let feed = Feed::new(&config, &data, record.position)?;
-        let lock = held.map_or_else(|| lock(&out), Ok)?;
+        let lock = held.map_or_else(|| keep::lock(&out), Ok)?;
         checkpoint::clean(&out)?;
         let metrics = Metrics::open(&out, record.step)?;
         Ok(Self {
@@ -327,7 +325,9 @@ impl Trainer {
     fn keep(&mut self, last: bool) -> Result<Option<PathBuf>, Error> {
         let t = &self.config.train;
         let (out, keep_last) = (t.out.clone(), t.keep_last);
-        match self.write(&out) {
+        let position = self.feed.position();
+        let record = Record::new(self.step, position, self.skipped, self.averages.clone(), self.settings.clone());
+        match keep::write(&out, record, &self.model, &mut self.engine, self.first.as_ref()) {
             Ok(written) => {
                 if let Err(e) = checkpoint::prune(&out, keep_last) {
                     tracing::warn!("{e}; the training goes on");
@@ -342,49 +342,6 @@ impl Trainer {
                 Ok(None)
             }
         }
-    }
-
-    fn write(&mut self, out: &Path) -> Result<PathBuf, Error> {
-        let mut draft = Draft::begin(out, self.step)?;
-        let config =
-            serde_json::to_string_pretty(&self.model).map_err(|e| Error::Failed(format!("config: {e}")))? + "\n";
-        draft.text(checkpoint::CONFIG, &config)?;
-        let mut parameters = self.parameters()?;
-        draft.tensors(checkpoint::MODEL, &parameters)?;
-        if self.config.ema.decay > 0.0 {
-            for name in self.engine.trained().clone() {
-                let average = self.engine.learner().read_state(&format!("ema.{name}"))?;
-                parameters.insert(name, average);
-            }
-            draft.text(&format!("{}/{}", checkpoint::EMA, checkpoint::CONFIG), &config)?;
-            draft.tensors(&format!("{}/{}", checkpoint::EMA, checkpoint::MODEL), &parameters)?;
-        }
-        drop(parameters);
-        let learner = self.engine.learner();
-        let names: Vec<String> = learner.states().map(|(n, _)| n.to_owned()).collect();
-        let mut moments = Tensors::new();
-        for name in names.into_iter().filter(|n| n.starts_with("adam.")) {
-            moments.insert(name.clone(), learner.read_state(&name)?);
-        }
-        draft.tensors(checkpoint::OPTIMISER, &moments)?;
-        let position = self.feed.position();
-        draft.finish(Record::new(self.step, position, self.skipped, self.averages.clone(), self.settings.clone()))
-    }
-
-    /// Every parameter of the model.
-    fn parameters(&mut self) -> Result<Tensors, Error> {
-        let mut out = Tensors::new();
-        for spec in tensors(&self.model) {
-            let tensor = if self.engine.learner().has_state(&spec.name) {
-                self.engine.learner().read_state(&spec.name)?
-            } else {
-                let bytes = self.first.load(&spec.name, &TensorType::f32(spec.shape.clone()))?;
-                let values = bytes.bytes().as_chunks::<4>().0.iter().map(|&b| f32::from_ne_bytes(b)).collect();
-                HostTensor::f32(spec.shape, values)
-            };
-            out.insert(spec.name, tensor);
-        }
-        Ok(out)
     }
 
     /// The error that ends a training that goes nowhere.
@@ -402,55 +359,5 @@ fn not_finite(outcome: &Outcome) -> String {
     match outcome.parts.iter().find(|(_, x)| !x.is_finite()) {
         Some((stream, loss)) => format!("loss.{stream} is {loss}"),
         None => format!("the norm of the gradient is {}", outcome.norm),
-    }
-}
-
-/// Settings of the configuration, and what the model and the data are.
-fn settings(config: &TrainConfig, model: &Config, data: &Data) -> Result<BTreeMap<String, Value>, Error> {
-    let mut settings = config.settings();
-    settings.insert("data".into(), data.fingerprint.clone().into());
-    // Where the file of the model's configuration is still there, it must say what the checkpoint does.
-    let m = &config.model;
-    let given = match (&m.config, &m.init) {
-        (Some(_), None) if m.init_video.is_none() && m.init_audio.is_none() => Start::new(m, 0).map(|s| s.model).ok(),
-        _ => None,
-    };
-    let value = serde_json::to_value(given.as_ref().unwrap_or(model));
-    let value = value.map_err(|e| Error::Failed(format!("config: {e}")))?;
-    let fields = value.as_object().into_iter().flatten();
-    settings.extend(fields.map(|(name, value)| (format!("model.{name}"), value.clone())));
-    Ok(settings)
-}
-
-/// Puts the optimiser's state and the averages back.
-fn restore(engine: &mut Engine, dir: &Path) -> Result<(), Error> {
-    let moments = TensorFile::open(&dir.join(checkpoint::OPTIMISER))?;
-    let learner = engine.learner();
-    let names: Vec<String> = learner.states().map(|(n, _)| n.to_owned()).collect();
-    let averages = match names.iter().any(|n| n.starts_with("ema.")) {
-        true => Some(TensorFile::open(&dir.join(checkpoint::EMA).join(checkpoint::MODEL))?),
-        false => None,
-    };
-    for name in &names {
-        if name.starts_with("adam.") {
-            learner.write_state(name, &moments.read(name)?)?;
-        } else if let (Some(parameter), Some(file)) = (name.strip_prefix("ema."), &averages) {
-            learner.write_state(name, &file.read(parameter)?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes a training's directory for this process; the system lets go of it when the process ends, however it ends.
-fn lock(out: &Path) -> Result<File, Error> {
-    fs::create_dir_all(out).map_err(|e| RuntimeError::io(out, "write", e))?;
-    let path = out.join(".lock");
-    let file = File::create(&path).map_err(|e| RuntimeError::io(&path, "write", e))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::Failed(format!("{}: another training is running there; name another --out", out.display())))
-        }
-        // A file system without locks: go on without.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }

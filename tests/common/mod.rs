@@ -183,7 +183,7 @@ impl Run {
         if !last.starts_with("error: ") {
             return fail("the last line is no error".into());
         }
-        let allowed = |l: &&str| ["warning: ", "memory: ", "step "].iter().any(|p| l.starts_with(p));
+        let allowed = |l: &&str| ["warning: ", "memory: ", "step ", "training "].iter().any(|p| l.starts_with(p));
         if let Some(line) = before.iter().find(|l| !allowed(l)) {
             return fail(format!("an unexpected line before the error: {line}"));
         }
