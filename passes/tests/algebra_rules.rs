@@ -444,7 +444,12 @@ fn a_rule_that_pays_changes_the_counted_work_as_its_event_says() {
             assert_eq!(flops - flops_off, event.flops_delta, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
             // Fewer calls may be all that it saves.
             let (calls, calls_off) = (with.nodes().len(), off.nodes().len());
-            assert!(flops < flops_off || bytes < bytes_off || calls != calls_off, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
+            assert!(
+                flops < flops_off || bytes < bytes_off || calls != calls_off,
+                "`{}`: {event:?}\n{}\n{with}",
+                rule.name,
+                l.g
+            );
         }
     }
     println!("paid: {paid:?}");

@@ -1,14 +1,17 @@
 //! Which kernels there are: plans of models, lowered for targets; each kernel emitted once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 
-use ccl::ir::DType;
-use ccl::model::{Config, Guidance, Task};
+use ccl::error::Error;
+use ccl::ir::{DType, Plan, TensorType};
+use ccl::model::{Config, Guidance, Task, tensors};
 use ccl::planning::{Request, plan};
+use ccl::training::loss::{LossRequest, plan_loss};
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower_in};
+use ccl_passes::{Optimiser, Training};
 
 /// The released sizes, 14B for video and 1.3B for audio, with this many of their 40 layers; every other field has its default.
 pub fn released(layers: usize) -> Config {
@@ -66,8 +69,37 @@ fn identity(launch: &Launch) -> (Blueprint, [usize; 6]) {
     (launch.blueprint.clone(), counts)
 }
 
-/// Every kernel that a plan of any model, task, guidance and precision launches on targets that have the same plans, in the order of
-/// their texts.
+/// What a plan is for: a run of a task, or its training.
+#[derive(Clone, Copy)]
+enum Job {
+    Run(Guidance, DType),
+    Train,
+}
+
+/// The plan of a step of training and its update, where everything is trained.
+fn training(config: &Config, task: Task, clip: &str) -> Result<Plan, Error> {
+    let parameters: BTreeMap<_, _> =
+        tensors(config).into_iter().map(|t| (t.name, (TensorType::f32(t.shape), 0))).collect();
+    let mut states: Vec<_> = parameters.iter().map(|(name, (ty, _))| (name.clone(), ty.clone())).collect();
+    let (average, accumulate) = (true, true);
+    let optimiser =
+        Optimiser { beta1: 0.9, beta2: 0.999, eps: 1e-8, decays: vec![0.01], parameters, average, accumulate };
+    states.extend(optimiser.states());
+    let request = LossRequest {
+        task,
+        clip: clip.parse().unwrap(),
+        batch: 2,
+        text_tokens: 16,
+        image_tokens: if config.image_dim > 0 { 4 } else { 0 },
+        training: Some(Training { optimiser: Some(optimiser), ..Training::default() }),
+        states,
+        validate: false,
+    };
+    plan_loss(config, &request)
+}
+
+/// Every kernel that a plan of any model, task, guidance and precision launches on targets that have the same plans, and every kernel of
+/// training, in the order of their texts.
 pub fn of_models(targets: &[Target]) -> Vec<Text> {
     let models = models();
     let mut jobs = Vec::new();
@@ -75,16 +107,22 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
         for task in Task::ALL {
             for guidance in Guidance::ALL {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
-                jobs.extend(types.map(|dtype| (model, task, guidance, dtype)));
+                jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
             }
+            jobs.push((model, task, Job::Train));
         }
     }
     let found: Vec<Mutex<HashMap<_, Text>>> = targets.iter().map(|_| Mutex::default()).collect();
-    let wrong = super::for_each(&jobs, |&(model, task, guidance, dtype)| {
-        let mut request = Request::new(&model.config, task, guidance, model.clip.parse().unwrap());
-        (request.dtype, request.gpu) = (dtype, Some(targets[0].clone()));
-        let what = format!("{} {task} {guidance} {dtype}", model.name);
-        let plan = plan(&model.config, &request).map_err(|e| format!("{what}: {e}"))?;
+    let wrong = super::for_each(&jobs, |&(model, task, job)| {
+        let (what, plan) = match job {
+            Job::Run(guidance, dtype) => {
+                let mut request = Request::new(&model.config, task, guidance, model.clip.parse().unwrap());
+                (request.dtype, request.gpu) = (dtype, Some(targets[0].clone()));
+                (format!("{} {task} {guidance} {dtype}", model.name), plan(&model.config, &request))
+            }
+            Job::Train => (format!("training {} {task}", model.name), training(&model.config, task, model.clip)),
+        };
+        let plan = plan.map_err(|e| format!("{what}: {e}"))?;
         for (target, found) in targets.iter().zip(&found) {
             for call in plan.entries.values().flatten() {
                 let lowered = lower_in(&plan, call, target).map_err(|e| format!("{what}: {e}"))?;
