@@ -50,7 +50,7 @@ impl TrainConfig {
     }
 
     /// What is wrong, beginning with the field.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         self.check_sources()?;
         if let Some((task, w)) = self.tasks.iter().find(|(_, w)| !(w.is_finite() && **w >= 0.0)) {
             return Err(format!("tasks.{task} must be a weight, 0 or above, is {w}"));
