@@ -1,7 +1,13 @@
 //! The law of each rule, for people: why a rewrite leaves the result as it was.
 
+use crate::algebra;
+
 /// The law of a rule, by the names in its events; `None` for a rule that has none here.
 pub fn law(pass: &str, rule: &str) -> Option<&'static str> {
+    // The rules of the algebra have theirs with them.
+    if let Some(rule) = algebra::rules::named(rule).filter(|_| pass == "algebra") {
+        return Some(rule.law);
+    }
     LAWS.iter().find(|(p, r, _)| *p == pass && *r == rule).map(|(_, _, law)| *law)
 }
 
@@ -35,6 +41,7 @@ const LAWS: &[(&str, &str, &str)] = &[
     ("differentiate", "gradient", "∂L/∂x = Σ over the readers y of x of (∂L/∂y) · (∂y/∂x)"),
     ("optimise", "update", "p' = p − rate · step(m, v, g), written over p when nobody reads p any more"),
     ("rematerialise", "block", "f(x) = f(x): computed again, not kept"),
+    ("algebra", "saturate", "of programs that are equal by the rules' laws, the cheapest is taken"),
     ("hoist", "time from the schedule", "t of step k = row k of the schedule"),
     ("hoist", "row choice sinks", "f(row k of S) = row k of f(S) for every f that treats rows alike"),
     ("bind", "to load", "a value that depends on weights alone is the same in every clip"),

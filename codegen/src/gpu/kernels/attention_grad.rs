@@ -9,8 +9,9 @@
 //! weights times walked rows are added up: the same code for every side. As in [`super::attention`] groups are computed, not read. Keys
 //! walk through the queries of all frames that see one of the block's keys, which are a run, and hide the pairs that do not meet.
 //!
-//! Context tokens meet every query of every batch entry: only heads and blocks of tokens are parallel there. At 14B's 40 heads that is a
-//! few milliseconds of a layer, against tens for the rest of it: not worth partial sums, for which a call has no memory.
+//! Context tokens meet every query of every batch entry, in one fixed order: there are as many cubes as heads and blocks of tokens, each of
+//! which walks through all queries. Parts of the queries would need memory for partial sums, which a call does not have; blocks are small
+//! there instead (`lower`). The work is that of as many keys as there are context tokens, next to none of a layer's.
 //!
 //! Units are as in [`super::attention`]: rows of the kept block in place of queries, walked rows in place of keys.
 //!

@@ -4,8 +4,8 @@
 //! errors grow with the blocks and not with the terms; the units' sums are added in shared memory, always in the same order.
 //!
 //! One launch, no memory for partial sums: work is parallel over the results, and one cube adds all terms of a result. A column sum
-//! of a layer's rows keeps a GPU busy; a sum of a large tensor to one number does not (one cube reads some ten GB/s). Where such sums are
-//! many, sum to rows first, then to the number: two calls, each parallel.
+//! of a layer's rows keeps a GPU busy; a sum of a large tensor to one number does not, because one cube reads it all. Where such sums are
+//! many, sum to rows first, then to the number: two calls, the first of them parallel.
 //!
 //! Sizes: the number of results; the terms of each; the dimensions that number the results, then those that number the terms, outermost
 //! first; for each input its first element and its strides along both, likewise; the output's first element. The output is dense.

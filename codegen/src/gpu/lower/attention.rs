@@ -175,7 +175,10 @@ pub(super) fn readable(args: &Args<'_>, sources: usize) -> Result<(), LowerError
 
 /// The error of a head that no tile takes.
 pub(super) fn too_wide(args: &Args<'_>, dim: usize) -> LowerError {
-    args.error(format!("heads of {dim} channels do not fit target {}, the widest have {WIDEST}", args.target.name))
+    let (name, shared) = (&args.target.name, args.target.shared_bytes);
+    args.error(format!(
+        "heads of {dim} channels do not fit target {name}: at most {WIDEST}, in {shared} bytes of shared memory"
+    ))
 }
 
 /// The number of cubes.
