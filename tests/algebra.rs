@@ -61,7 +61,12 @@ fn the_same_request_gives_the_same_plan() {
     let (clip, _) = clip_of(&case);
     let plan = |n: usize, words: &str| {
         let out = dir.path().join(format!("{n}.cclp"));
-        ccl("compile --task joint --guidance two-pass").with("--model", &case).with("--clip", &clip).words(words).with("-o", &out).ok();
+        ccl("compile --task joint --guidance two-pass")
+            .with("--model", &case)
+            .with("--clip", &clip)
+            .words(words)
+            .with("-o", &out)
+            .ok();
         fs::read(out).expect("a plan")
     };
     for words in ["", "--rules always", "--device-spec h200 --target cuda"] {
@@ -102,7 +107,8 @@ fn prices_come_from_a_file() {
     fs::write(&file, text.replace("bandwidth", "bandwith")).expect("written");
     explain(&file).run().fails(2, &["--device-spec", "bandwith"]);
     explain(&dir.path().join("nothing.toml")).run().fails(2, &["--device-spec", "nothing.toml", "cannot read"]);
-    let small = |words: &str| ccl("explain --task joint --clip 4x6x4@21").with("--model", case("small")).words(words).run();
+    let small =
+        |words: &str| ccl("explain --task joint --clip 4x6x4@21").with("--model", case("small")).words(words).run();
     small("--rules some").fails(2, &["--rules", "none, exact, all"]);
     small("--disable-rule dance").fails(2, &["--disable-rule", "dance", "absorb output"]);
     small("--enable-lossy-rule absorb-output").fails(2, &["--enable-lossy-rule", "rounds nothing"]);
@@ -111,7 +117,8 @@ fn prices_come_from_a_file() {
 #[test]
 fn a_sound_compilation_has_no_guilty_rewrite() {
     let case = case("small");
-    let run = ccl("bisect --task joint --guidance two-pass --backend cpu --json").on(&case).words("--rules always").ok();
+    let run =
+        ccl("bisect --task joint --guidance two-pass --backend cpu --json").on(&case).words("--rules always").ok();
     let found = run.json();
     assert!(found["guilty"].is_null() && found["rewrites"].as_u64().is_some_and(|n| n > 50), "{found}");
     // Rounding alone is a difference where none is allowed: some rewrite is named.

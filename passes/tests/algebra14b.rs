@@ -91,7 +91,10 @@ fn every_rule_that_is_used_changes_the_plan_as_it_says() {
             let changed = work(&all) - work(&without);
             println!("{target} {rule}: {told} told, {changed} counted");
             assert!(changed.signum() == told.signum(), "{rule} on {target}: {told} told, {changed} counted");
-            assert!((changed - told).abs() as f64 <= 0.02 * changed.abs() as f64, "{rule}: {told} told, {changed} counted");
+            assert!(
+                (changed - told).abs() as f64 <= 0.02 * changed.abs() as f64,
+                "{rule}: {told} told, {changed} counted"
+            );
         }
     }
 }

@@ -179,8 +179,7 @@ fn left(rule: &str, l: &mut Left) -> Result<Vec<Value>, IrError> {
         }
         "project after attention" => one(l.windowed()?),
         "bias through attention" => {
-            let [batch, lq, lk, heads, dim] =
-                [l.roll(1, 2), l.roll(1, 4), l.roll(1, 5), l.roll(1, 3), l.roll(1, 4)];
+            let [batch, lq, lk, heads, dim] = [l.roll(1, 2), l.roll(1, 4), l.roll(1, 5), l.roll(1, 3), l.roll(1, 4)];
             let (q, k) = (l.x(&[batch, lq, heads, dim])?, l.x(&[batch, lk, heads, dim])?);
             let y = l.x(&[batch, lk, 3])?;
             let (w, b) = (l.w(&[heads * dim, 3])?, l.w(&[heads * dim])?);
@@ -344,7 +343,8 @@ fn left(rule: &str, l: &mut Left) -> Result<Vec<Value>, IrError> {
         }
         "parts through function" => {
             let (x, y) = (l.x(&[2, 3])?, l.x(&[2, 4])?);
-            let (x, y) = (l.op(ops::Unary { kind: UnaryKind::Silu }, &[x])?, l.op(ops::Unary { kind: UnaryKind::Silu }, &[y])?);
+            let (x, y) =
+                (l.op(ops::Unary { kind: UnaryKind::Silu }, &[x])?, l.op(ops::Unary { kind: UnaryKind::Silu }, &[y])?);
             one(l.op(ops::Concat { axis: 1 }, &[x, y])?)
         }
         other => panic!("the rule `{other}` has no left side here: add one"),
@@ -444,7 +444,12 @@ fn a_rule_that_pays_changes_the_counted_work_as_its_event_says() {
             assert_eq!(flops - flops_off, event.flops_delta, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
             // Fewer calls may be all that it saves.
             let (calls, calls_off) = (with.nodes().len(), off.nodes().len());
-            assert!(flops < flops_off || bytes < bytes_off || calls != calls_off, "`{}`: {event:?}\n{}\n{with}", rule.name, l.g);
+            assert!(
+                flops < flops_off || bytes < bytes_off || calls != calls_off,
+                "`{}`: {event:?}\n{}\n{with}",
+                rule.name,
+                l.g
+            );
         }
     }
     println!("paid: {paid:?}");

@@ -395,8 +395,7 @@ mod tests {
         let region = &found.built.region;
         let prices = Prices::new(region, &found.built.outputs, &settings.cost, u64::MAX);
         let extractor = Extractor::new(region, TreeCost(region, &settings));
-        let terms: Vec<(Id, Term)> =
-            region.classes().map(|c| (c.id, extractor.find_best_node(c.id).clone())).collect();
+        let terms: Vec<(Id, Term)> = region.classes().map(|c| (c.id, extractor.find_best_node(c.id).clone())).collect();
         let theirs = prices.price(&prices.original(&terms)).unwrap();
         [theirs.cost, found.total.cost, found.before.cost]
     }
