@@ -49,6 +49,8 @@ fn the_wrong_rule_is_named_and_no_other() {
     let widths: BTreeMap<&str, usize> = [("audio", model.config.audio.ffn_dim)].into();
     assert_eq!(widths["audio"], 64, "the wrong rule looks for this width");
     let mut settings = Settings { choose: Choose::Always, ..Settings::new(DeviceSpec::for_target("cpu")) };
+    // A wrong law makes everything equal to everything: few rules beside it, so that the e-graph stays small.
+    settings.rules.retain(|r| r.name == "absorb output");
     settings.rules.push(forget_bias());
     let options = Options { algebra: Some(settings), ..Options::default() };
     let backend = ccl::running::backend("reference", None).unwrap();
