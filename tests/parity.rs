@@ -12,7 +12,8 @@ use safetensors::tensor::Dtype;
 /// Every directory with expected results, and how many of those the program computes: velocities, guided results and samples, and beside them losses and
 /// gradients.
 fn all_cases() -> Vec<(PathBuf, usize, usize)> {
-    let ours = [("small", 327), ("image", 0), ("shifted", 189), ("head128", 6)].map(|(c, trained)| (case(c), 14, trained));
+    let ours =
+        [("small", 327), ("image", 0), ("shifted", 189), ("head128", 6)].map(|(c, trained)| (case(c), 14, trained));
     let theirs = ["wan-t2v", "wan-i2v", "wan-original"].map(|c| (diffusers(c), 1, 0));
     ours.into_iter().chain(theirs).collect()
 }

@@ -302,7 +302,7 @@ fn cuda_text_in_every_type() {
             continue;
         }
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
-            let mut sample = Sample { op: sample.op.clone(), inputs: sample.inputs.clone(), integers: Vec::new() };
+            let mut sample = Sample::new(sample.op.clone(), sample.inputs.clone());
             let table = matches!(sample.op, Op::Rope(_));
             for (i, ty) in sample.inputs.iter_mut().enumerate() {
                 if ty.dtype.is_float() && !(table && i == 1) {

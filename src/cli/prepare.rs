@@ -107,7 +107,8 @@ fn from_model(
     let task = required_task(spec)?;
     let (clip, batch) = clip_of_inputs(&model.config, task, inputs, clip.clip, clip.batch)?;
     let files = model.files()?;
-    let request = request_for_inputs(&model, &files, spec, task, clip, batch, inputs)?;
+    let mut request = request_for_inputs(&model, &files, spec, task, clip, batch, inputs)?;
+    request.gpu = backend.target().cloned();
     let weights = model.weights(&files, FRESH_SEED)?;
     let fresh = weights.fresh_names().count();
     if fresh > 0 {
@@ -132,7 +133,6 @@ pub fn request_for_inputs(
     inputs: &Inputs,
 ) -> Result<Request, Error> {
     let mut request = request(&model.config, spec, task, clip, batch);
-    request.gpu = backend.target().cloned();
     // Inputs without an image run without; longer ones than usual get the room that they need.
     request.image_tokens = match (spec.image_tokens, inputs.shape("image")) {
         (Some(n), _) => n,

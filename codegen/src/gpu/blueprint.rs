@@ -92,8 +92,22 @@ impl Kernel {
     /// Whether a unit's work is chosen by its number among all units, not by its cube's.
     pub fn numbers_units(&self) -> bool {
         match self {
-            Self::Elementwise(_) | Self::Merge(_) | Self::Rope(_) | Self::TableRow(_) | Self::Windows(_) => true,
-            Self::Attention(_) | Self::Product(_) | Self::Norm(_) | Self::NormRope(_) | Self::Softmax(_) => false,
+            Self::Elementwise(_)
+            | Self::Merge(_)
+            | Self::Rope(_)
+            | Self::TableRow(_)
+            | Self::Windows(_)
+            | Self::Scatter(_)
+            | Self::AdamW(_) => true,
+            Self::Attention(_)
+            | Self::AttentionGrad(_)
+            | Self::Probabilities(_)
+            | Self::Product(_)
+            | Self::Norm(_)
+            | Self::NormGrad(_)
+            | Self::NormRope(_)
+            | Self::Softmax(_)
+            | Self::Sum(_) => false,
         }
     }
 }

@@ -192,6 +192,8 @@ fn bound(op: &Op, inputs: &[&Facts]) -> Option<f64> {
         Op::Unary(u) => match u.kind {
             UnaryKind::Neg | UnaryKind::Silu | UnaryKind::GeluTanh | UnaryKind::GeluErf => of(0)?,
             UnaryKind::Exp => of(0)?.exp(),
+            // At most 1.10, 1.13 and 1.13, whatever the operand.
+            UnaryKind::SiluGrad | UnaryKind::GeluTanhGrad | UnaryKind::GeluErfGrad => 1.2,
         },
         Op::Binary(b) => match b.kind {
             BinaryKind::Mul => of(0)? * of(1)?,

@@ -201,7 +201,7 @@ fn scores<E: Float>(
     #[unroll]
     for j in 0..columns {
         let key = first + x + comptime!(j as u32 * tile.columns);
-        let term = term::<E>(halves, floats, sizes, group, batch, key, to, comptime!(a.clone()));
+        let term = term::<E>(halves, floats, sizes, group, batch, key, to, comptime!(a.mask), comptime!(a.keys));
         #[unroll]
         for r in 0..rows {
             let s = score[comptime!(r * columns + j)];

@@ -88,7 +88,11 @@ pub(super) fn pad(call: &Call, target: &Target, op: &Pad) -> Result<Vec<Launch>,
         over[op.axis] = size;
         if !over.contains(&0) {
             let output = (0, walk(start));
-            launches.push(launch(call, target, Loop { program: zero(), over: &over, inputs: Vec::new(), output })?);
+            launches.push(launch(
+                call,
+                target,
+                Loop { program: zero(), over: &over, inputs: Vec::new(), output, in_place: &[] },
+            )?);
         }
     }
     if !from.ty.shape.contains(&0) {
