@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ccl::runtime::random::Stream;
 use common::training::{Place, differences};
@@ -42,15 +42,19 @@ fn killed_twenty_times_it_ends_with_the_same_bytes() {
     let begin = Instant::now();
     place.train("whole").ok();
     let whole = begin.elapsed();
+    // What a run takes to start, and to find that nothing is left to do.
+    let begin = Instant::now();
+    place.train("whole").words("--resume").ok();
+    let start = begin.elapsed();
     let resume: Ccl = place.train("killed").words("--resume");
     let out = place.path("killed");
-    // A run that is killed lives for up to a twelfth of the whole training, so that it takes them all to come to the end.
+    // A run that is killed starts, and then lives for up to a fifth of the training.
     let mut random = vec![0.0; 4 * KILLS];
     Stream::new(11, "kills").uniform_at(0, &mut random);
     let (mut kills, mut halves, mut advanced) = (0, 0, 0);
     for r in random {
         let before = last_step(&out);
-        let life = whole.mul_f64((f64::from(r) + 1.0) / 24.0) + Duration::from_millis(5);
+        let life = start.mul_f64(0.8) + whole.saturating_sub(start).mul_f64((f64::from(r) + 1.0) / 10.0);
         let mut child = resume
             .command()
             .stderr(std::process::Stdio::null())

@@ -30,6 +30,7 @@ const LAWS: &[(&str, &str, &str)] = &[
     ("simplify", "difference with itself", "x − x = 0"),
     ("simplify", "times zero", "x · 0 = 0 for finite x"),
     ("cse", "same value", "equal operators on equal inputs have equal results"),
+    ("cse", "equal work of guidance passes", "equal operators on equal inputs have equal results, whichever pass asks"),
     (
         "raise",
         "PartitionedContextAttention",

@@ -106,7 +106,7 @@ mod tests {
         let of = |v: &[f64]| ticks(v.iter().copied()).into_iter().map(number).collect::<Vec<_>>();
         assert_eq!(of(&[0.31, 1.9]), ["0", "0.5", "1", "1.5", "2"]);
         assert_eq!(of(&[50.0, 2600.0]), ["0", "1000", "2000", "3000"]);
-        assert_eq!(of(&[2.0, 2.0]).len(), 6);
+        assert_eq!(of(&[2.0, 2.0]).len(), 7);
         assert!(of(&[]).len() > 1);
     }
 

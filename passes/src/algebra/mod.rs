@@ -22,7 +22,7 @@
 //! let merged = algebra::run(&g, &settings, &mut record)?;
 //! assert!(record.events.iter().any(|e| e.rule == "merge projections" && e.applied));
 //! assert!(merged.total_work().bytes < g.total_work().bytes);
-//! # Ok::<(), ccl_passes::PassError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod extract;

@@ -63,14 +63,16 @@ impl Memory {
             let (name, limit) = (&device.info.name, human_bytes(limit));
             format!("needs {}, {name} has buffers of at most {limit}", human_bytes(bytes))
         };
+        // What a smaller clip would mend is said first.
+        let persistent = region(device, plan, Region::Persistent, limit)?;
+        let scratch = region(device, plan, Region::Scratch, limit)?;
         let sizes: Vec<u64> = plan.weights.iter().map(|w| w.ty.bytes()).collect();
         let weights = Layout::packed(&sizes, limit)
             .map_err(|i| RuntimeError::weight(&plan.weights[i].name, too_large(sizes[i])))?;
         let sizes: Vec<u64> = missing.iter().map(|s| s.ty.bytes()).collect();
         let states = Layout::packed(&sizes, limit)
             .map_err(|i| RuntimeError::input("state", &missing[i].name, too_large(sizes[i])))?;
-        let persistent = region(device, plan, Region::Persistent, limit)?;
-        let layouts = [persistent, region(device, plan, Region::Scratch, limit)?, weights, states];
+        let layouts = [persistent, scratch, weights, states];
         let bytes = layouts.iter().map(Layout::bytes).sum();
         check_room(device, plan, bytes)?;
 
