@@ -7,10 +7,12 @@
 //! - [`explain`] says what is in a plan and how it came to be;
 //! - [`bisect`] finds the rewrite that changes a result, [`calibrate`] measures a backend for the cost model;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
-//! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt;
+//! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt, [`attention`] what it looks at,
+//!   [`study`] which part of the model taught it;
 //! - [`clips`] reads clips of the bounce world, [`decoding`] makes them something to watch and to hear.
 #![deny(missing_docs)]
 
+pub mod attention;
 pub mod bisect;
 pub mod calibrate;
 pub mod clips;
@@ -19,8 +21,10 @@ pub mod error;
 pub mod evaluation;
 pub mod explain;
 pub mod model_dir;
+mod page;
 pub mod planning;
 pub mod running;
+pub mod study;
 pub mod training;
 
 pub use ccl_data as data;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ccl::runtime::random::Stream;
 use common::training::{Place, differences};
-use common::{Ccl, entries};
+use common::{Ccl, Run, entries};
 
 /// Kills.
 const KILLS: usize = 20;
@@ -92,4 +92,35 @@ fn killed_twenty_times_it_ends_with_the_same_bytes() {
         .map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON")["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, (1..=40).map(|i| 5 * i).collect::<Vec<_>>(), "every line once");
+}
+
+/// Ctrl-C is no loss at all: the step that is done is kept.
+#[cfg(unix)]
+#[test]
+fn interrupted_it_keeps_the_last_step_and_goes_on_to_the_same_bytes() {
+    let place = Place::new(&CONFIG.replace("checkpoint_every = 2", "checkpoint_every = 200"));
+    place.train("whole").ok();
+    let out = place.path("stopped");
+    let child = place
+        .train("stopped")
+        .command()
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("a run");
+    let begin = Instant::now();
+    while !out.join("metrics.jsonl").is_file() && begin.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("a signal").success());
+    let done = child.wait_with_output().expect("an end");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    let (stdout, stderr) = (text(done.stdout), text(done.stderr));
+    let run = Run { line: "train".into(), code: done.status.code(), stdout, stderr };
+    run.fails(1, &["stopped at step ", " of 200; ", "--resume"]);
+    let kept = last_step(&out).expect("a checkpoint");
+    assert!(kept.as_str() < "step-000200" && kept.as_str() >= "step-000005", "{kept}");
+    place.train("stopped").words("--resume").ok();
+    assert_eq!(differences(&place.path("whole/step-000200"), &out.join("step-000200")), [""; 0]);
 }

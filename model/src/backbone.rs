@@ -41,7 +41,7 @@ impl Builder<'_> {
         let (s, batch) = (self.config.stream(m), self.spec.batch);
         let sizes = self.spec.clip.sizes(m);
         let (noisy, clean) = match self.purpose {
-            Purpose::Train => self.noised(m)?,
+            Purpose::Train | Purpose::Observe => self.noised(m)?,
             Purpose::Denoise => {
                 let latent = [&[batch, s.out_channels][..], &sizes].concat();
                 let noisy = self.input(m.name(), latent.clone(), Binding::Step)?;

@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Denoise,
     /// Training steps: parameters are states, every batch is another.
     Train,
+    /// Looking at what is learnt: as in training, with what the cross attention looks at as outputs.
+    Observe,
 }
 
 /// A graph in the making.
@@ -68,7 +70,7 @@ impl<'a> Builder<'a> {
     pub fn condition(&mut self, name: &str, shape: impl Into<Vec<usize>>) -> Added {
         let binding = match self.purpose {
             Purpose::Denoise => Binding::Prologue,
-            Purpose::Train => Binding::Step,
+            Purpose::Train | Purpose::Observe => Binding::Step,
         };
         self.input(name, shape, binding)
     }
@@ -98,7 +100,7 @@ impl<'a> Builder<'a> {
         let ty = TensorType::new(dtype, shape);
         match self.purpose {
             Purpose::Denoise => self.graph.weight(name, ty),
-            Purpose::Train => self.graph.state(name, ty),
+            Purpose::Train | Purpose::Observe => self.graph.state(name, ty),
         }
     }
 

@@ -30,6 +30,9 @@ impl Builder<'_> {
             return self.route(module, cross_flag(self.pass.name), seen, x);
         }
         let context = self.context(m, module)?;
+        if self.purpose == Purpose::Observe {
+            self.observe(m, n, q, other, context.0)?;
+        }
         let windowed = self.windowed(m, module, q, other, Some(context))?;
         let alone = self.context_only(module, q, context)?;
         let o = self.route(module, sees, windowed, alone)?;
@@ -63,7 +66,7 @@ impl Builder<'_> {
     }
 
     /// Keys and values of the other stream, `[B, L_o, H, D]` each.
-    fn cross_keys(&mut self, m: Stream, module: &str, other: Value) -> Result<(Value, Value), IrError> {
+    pub fn cross_keys(&mut self, m: Stream, module: &str, other: Value) -> Result<(Value, Value), IrError> {
         let c = self.config.stream(m);
         let other = self.detached_reference(m.other(), module, other)?;
         let y = self.layer_norm(&format!("{module}.norm_other"), other, self.config.eps)?;

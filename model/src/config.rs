@@ -120,6 +120,20 @@ pub enum CrossAttention {
     Dense,
 }
 
+impl CrossAttention {
+    /// Every form.
+    pub const ALL: [CrossAttention; 3] = [CrossAttention::Context, CrossAttention::Windowed, CrossAttention::Dense];
+
+    /// Name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CrossAttention::Context => "context",
+            CrossAttention::Windowed => "windowed",
+            CrossAttention::Dense => "dense",
+        }
+    }
+}
+
 /// Sizes of a model. Serde reads it as [`Config::from_json`] does, with the same checks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value")]
@@ -223,11 +237,7 @@ impl Config {
         let d = Self::new(video, audio, f.size("layers", None)?);
         let centers = [("paper", WindowCenter::Paper), ("proportional", WindowCenter::Proportional)];
         let edges = [("mask", Edge::Mask), ("shift", Edge::Shift), ("replicate", Edge::Replicate)];
-        let forms = [
-            ("context", CrossAttention::Context),
-            ("windowed", CrossAttention::Windowed),
-            ("dense", CrossAttention::Dense),
-        ];
+        let forms = CrossAttention::ALL.map(|form| (form.name(), form));
         Ok(Self {
             text_dim: f.size("text_dim", Some(d.text_dim))?,
             freq_dim: f.size("freq_dim", Some(d.freq_dim))?,

@@ -43,6 +43,14 @@ pub struct Progress {
     pub seconds: f64,
 }
 
+/// One of several plans that sample together.
+pub struct Part<'s> {
+    /// The plan.
+    pub session: &'s mut Session,
+    /// Its inputs, without levels and latents.
+    pub inputs: &'s Inputs,
+}
+
 /// A stream that is being sampled.
 struct Latent {
     /// Name of the stream and of the plan's input.
@@ -69,6 +77,23 @@ impl Denoise {
         inputs: &Inputs,
         report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Tensors, RuntimeError> {
+        self.run_together(&mut [Part { session, inputs }], &|mut all| all.pop().unwrap_or_default(), report)
+    }
+
+    /// Samples the first part's streams, whose velocities are made of what all parts say: `combine` is given the outputs of each
+    /// part, in order, and returns the first part's outputs `velocity.<stream>` or `guided.<stream>`. Every part is given the latents
+    /// that its own plan produces.
+    ///
+    /// This is for guidance that no plan has within: where the unconditional pass reads other conditions.
+    ///
+    /// # Errors
+    /// As for [`Denoise::run`], and when there is no part.
+    pub fn run_together(
+        &self,
+        parts: &mut [Part<'_>],
+        combine: &dyn Fn(Vec<Tensors>) -> Tensors,
+        report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Tensors, RuntimeError> {
         let mut report = |done: usize, since: Instant| {
             let progress = Progress { done, steps: self.steps, seconds: since.elapsed().as_secs_f64() };
             match report(progress) {
@@ -77,23 +102,32 @@ impl Denoise {
             }
         };
         let levels = self.sampler.levels(self.steps, self.shift)?;
+        let Some(first) = parts.first() else {
+            return Err(RuntimeError::input("plan", "velocity.<stream>", "there is no plan to sample with"));
+        };
         let mut latents = Vec::new();
-        for (stream, velocity, ty) in streams(session.plan())? {
-            let state = self.noise(&stream, &ty, inputs)?;
+        for (stream, velocity, ty) in streams(first.session.plan())? {
+            let state = self.noise(&stream, &ty, first.inputs)?;
             let sampler = self.sampler.start(&levels, state.len());
             latents.push(Latent { stream, velocity, shape: ty.shape, state, sampler });
         }
-        let batch = ports::clock_batch(session.plan()).unwrap_or(1);
+        let mut reads = Vec::new();
         let start = Instant::now();
-        session.prologue_at(inputs, levels.table(batch))?;
+        for part in parts.iter_mut() {
+            reads.push(streams(part.session.plan())?.into_iter().map(|(stream, ..)| stream).collect::<Vec<_>>());
+            let batch = ports::clock_batch(part.session.plan()).unwrap_or(1);
+            part.session.prologue_at(part.inputs, levels.table(batch))?;
+        }
         report(0, start)?;
-        let mut given = Tensors::new();
         for k in 0..self.steps {
             let start = Instant::now();
-            for latent in &latents {
-                given.insert(latent.stream.clone(), latent.rounded());
+            let mut outputs = Vec::new();
+            for (part, reads) in parts.iter_mut().zip(&reads) {
+                let given = latents.iter().filter(|l| reads.contains(&l.stream));
+                let given = given.map(|l| (l.stream.clone(), l.rounded())).collect();
+                outputs.push(part.session.step(&given, k)?);
             }
-            let outputs = session.step(&given, k)?;
+            let outputs = combine(outputs);
             for latent in &mut latents {
                 latent.advance(k, &outputs)?;
             }

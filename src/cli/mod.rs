@@ -9,11 +9,13 @@ pub mod devices;
 pub mod explain;
 pub mod forward;
 pub mod grad;
+pub mod interrupt;
 pub mod log;
 pub mod prepare;
 pub mod progress;
 pub mod report;
 pub mod sample;
+pub mod study;
 pub mod train;
 pub mod verify;
 pub mod world;
@@ -57,6 +59,10 @@ enum Command {
     Grad(grad::Args),
     /// Train a model: losses per task, checkpoints that can be gone on from, metrics
     Train(train::Args),
+    /// The paper's ablation on the bounce world: paired trainings, side by side, measured; a page with tables, curves and attention maps
+    ///
+    /// Stop it at any time: the same command goes on from there. The page is written anew whenever something is done.
+    Study(study::Args),
     /// Compare everything that can be computed with a file of expected results
     Verify(verify::Args),
     /// Name the first rewrite of the compiler that changes a result
@@ -82,6 +88,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Sample(a) => sample::run(a, cli.json),
         Command::Grad(a) => grad::run(a, cli.json),
         Command::Train(a) => train::run(a, cli.json),
+        Command::Study(a) => study::run(a, cli.json),
         Command::Verify(a) => verify::run(a, cli.json),
         Command::Bisect(a) => bisect::run(a, cli.json),
         Command::Bench(a) => bench::run(a, cli.json),

@@ -1,6 +1,7 @@
 //! `ccl train`.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::args::BackendName;
+use super::interrupt::Interrupt;
 use super::prepare::backend_name;
 
 /// Options of `ccl train`.
@@ -64,9 +66,20 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let mut trainer = Trainer::start(config, args.resume, device.as_ref())?;
     begin(&mut trainer, &out, steps, args.resume);
     let line = Line::new(trainer.step(), steps);
-    let done = trainer.run(&mut |p| line.show(p));
+    let stop = Interrupt::listen();
+    let done = trainer.run(&mut |p| {
+        line.show(p);
+        if stop.wanted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     line.finish();
     let done = done?;
+    if done.step < steps {
+        let kept = done.checkpoint.display();
+        return Err(Error::Failed(format!(
+            "stopped at step {} of {steps}; {kept} is there to --resume from",
+            done.step
+        )));
+    }
     let losses: serde_json::Map<String, serde_json::Value> =
         done.averages.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     if json {

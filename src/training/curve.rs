@@ -1,6 +1,5 @@
 //! Curves as a picture: a small SVG with axes, a grid and a legend.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Width and height of the picture.
@@ -10,10 +9,29 @@ const ROOM: [f64; 4] = [60.0, 16.0, 190.0, 44.0];
 /// Colours that are told apart with most kinds of sight (Okabe and Ito).
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999"];
 
-/// Lines by name through their points, which all are finite.
-pub fn svg(lines: &BTreeMap<String, Vec<(f64, f64)>>, x_name: &str, y_name: &str) -> String {
-    let points = || lines.values().flatten();
-    let (x_ticks, y_ticks) = (ticks(points().map(|p| p.0)), ticks(points().map(|p| p.1)));
+/// A line through points.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Line {
+    /// Name, for the legend.
+    pub name: String,
+    /// The points, which all are finite.
+    pub points: Vec<(f64, f64)>,
+    /// How far the value at each point may be off, drawn as a band; empty where there is nothing to say.
+    pub spread: Vec<f64>,
+}
+
+impl Line {
+    /// Lowest and highest value at each point.
+    fn edges(&self) -> impl DoubleEndedIterator<Item = (f64, f64, f64)> + '_ {
+        let spread = |i: usize| self.spread.get(i).copied().unwrap_or(0.0);
+        self.points.iter().enumerate().map(move |(i, p)| (p.0, p.1 - spread(i), p.1 + spread(i)))
+    }
+}
+
+/// A picture of lines.
+pub fn svg(lines: &[Line], x_name: &str, y_name: &str) -> String {
+    let edges = || lines.iter().flat_map(Line::edges);
+    let (x_ticks, y_ticks) = (ticks(edges().map(|p| p.0)), ticks(edges().flat_map(|p| [p.1, p.2])));
     let (left, top, right, bottom) = (ROOM[0], ROOM[1], SIZE.0 - ROOM[2], SIZE.1 - ROOM[3]);
     let place = |v: f64, ticks: &[f64], from: f64, to: f64| {
         let (low, high) = (ticks[0], ticks[ticks.len() - 1]);
@@ -56,10 +74,17 @@ pub fn svg(lines: &BTreeMap<String, Vec<(f64, f64)>>, x_name: &str, y_name: &str
         out,
         "<text x=\"14\" y=\"{middle}\" transform=\"rotate(-90 14 {middle})\" text-anchor=\"middle\">{y_name}</text>"
     );
-    for (i, (name, points)) in lines.iter().enumerate() {
+    for (i, line) in lines.iter().enumerate() {
+        let Line { name, points, spread } = line;
         let colour = COLOURS[i % COLOURS.len()];
         // What comes after as many lines as there are colours is dashed, then dotted.
         let dash = ["", " stroke-dasharray=\"6 3\"", " stroke-dasharray=\"2 2\""][(i / COLOURS.len()).min(2)];
+        if !spread.is_empty() {
+            let low = line.edges().map(|(at, low, _)| (at, low));
+            let band = low.chain(line.edges().rev().map(|(at, _, high)| (at, high)));
+            let band: Vec<String> = band.map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+            let _ = writeln!(out, "<polygon points=\"{}\" fill=\"{colour}\" opacity=\"0.18\"/>", band.join(" "));
+        }
         let path: Vec<String> = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
         let _ = writeln!(
             out,
@@ -112,10 +137,10 @@ mod tests {
 
     #[test]
     fn every_line_is_drawn_inside() {
-        let lines =
-            BTreeMap::from([("a".to_owned(), vec![(1.0, 2.0), (2.0, 1.0)]), ("b".to_owned(), vec![(1.5, 1.5)])]);
+        let line = |name: &str, points, spread| Line { name: name.into(), points, spread };
+        let lines = [line("a", vec![(1.0, 2.0), (2.0, 1.0)], vec![0.1, 0.5]), line("b", vec![(1.5, 1.5)], vec![])];
         let svg = svg(&lines, "step", "loss");
-        assert_eq!(svg.matches("<polyline").count(), 2);
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (2, 1));
         assert!(svg.contains(">a 1.000<") && !svg.contains("NaN"));
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use ccl_ir::plan::About;
-use ccl_ir::{DType, Plan, TensorType};
-use ccl_model::{Clip, Config, Guidance, Spec, Task, answers, build_loss};
+use ccl_ir::{DType, Graph, Plan, TensorType};
+use ccl_model::{Clip, Config, Guidance, ModelError, Spec, Task, answers, build_loss};
 use ccl_passes::differentiate::LOSS_SCALE;
 use ccl_passes::{Options, Training, compile};
 use ccl_runtime::HostTensor;
@@ -44,6 +44,18 @@ pub struct LossRequest {
 /// # Errors
 /// When the clip or a setting does not fit the model, or a pass fails.
 pub fn plan_loss(config: &Config, request: &LossRequest) -> Result<Plan, Error> {
+    plan_batch(config, request, build_loss)
+}
+
+/// Compiles what a builder makes for the batches of a request.
+///
+/// # Errors
+/// When the clip or a setting does not fit the model, or a pass fails.
+pub fn plan_batch(
+    config: &Config,
+    request: &LossRequest,
+    build: impl Fn(&Config, &Spec) -> Result<Graph, ModelError>,
+) -> Result<Plan, Error> {
     let begin = Instant::now();
     let spec = Spec {
         batch: request.batch,
@@ -51,7 +63,7 @@ pub fn plan_loss(config: &Config, request: &LossRequest) -> Result<Plan, Error> 
         image_tokens: request.image_tokens,
         ..Spec::new(request.task, request.clip, Guidance::None)
     };
-    let graph = build_loss(config, &spec).map_err(Error::Spec)?;
+    let graph = build(config, &spec).map_err(Error::Spec)?;
     let about = About {
         task: request.task.to_string(),
         clip: request.clip.to_string(),

@@ -10,7 +10,7 @@ use ccl_runtime::write::write_atomic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::curve;
+use super::curve::{self, Line};
 use crate::error::Error;
 
 /// The file of metrics, a JSON object a line.
@@ -73,23 +73,24 @@ impl Metrics {
     /// When the file cannot be read or written.
     pub fn open(out: &Path, step: u64) -> Result<Self, Error> {
         let path = out.join(METRICS);
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            other => other.map_err(|e| Error::read(&path, &e))?,
-        };
+        let text = text(&path)?;
         let (mut rows, mut kept) = (Vec::new(), String::new());
-        for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
-            if let Ok(row) = serde_json::from_str::<Row>(line)
-                && row.step <= step
-            {
-                kept.push_str(line);
-                rows.push(row);
-            }
+        for (line, row) in lines(&text).filter(|(_, row)| row.step <= step) {
+            kept.push_str(line);
+            rows.push(row);
         }
         if kept != text {
             write_atomic(&path, kept.as_bytes())?;
         }
         Ok(Self { out: out.into(), rows })
+    }
+
+    /// The lines of a training that may still be running.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(out: &Path) -> Result<Vec<Row>, Error> {
+        Ok(lines(&text(&out.join(METRICS))?).map(|(_, row)| row).collect())
     }
 
     /// Seconds of training so far.
@@ -119,17 +120,33 @@ impl Metrics {
     /// # Errors
     /// When the picture cannot be written.
     pub fn draw(&self) -> Result<(), Error> {
-        let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut lines: BTreeMap<&str, Line> = BTreeMap::new();
         for row in &self.rows {
             for (name, value) in row.losses.iter().filter_map(|(n, v)| Some((n, v.as_f64()?))) {
-                lines.entry(name.clone()).or_default().push((row.step as f64, value));
+                let line = lines.entry(name).or_insert_with(|| Line { name: name.clone(), ..Line::default() });
+                line.points.push((row.step as f64, value));
             }
         }
         if lines.is_empty() {
             return Ok(());
         }
+        let lines: Vec<Line> = lines.into_values().collect();
         Ok(write_atomic(&self.out.join(CURVE), curve::svg(&lines, "step", "loss").as_bytes())?)
     }
+}
+
+/// Text of a file; none where there is no file.
+fn text(path: &Path) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other.map_err(|e| Error::read(path, &e)),
+    }
+}
+
+/// Whole lines, with what they say.
+fn lines(text: &str) -> impl Iterator<Item = (&str, Row)> {
+    let whole = text.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+    whole.filter_map(|line| Some((line, serde_json::from_str(line).ok()?)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Start {
     /// # Errors
     /// When a configuration or checkpoint is wrong or does not fit.
     pub fn new(source: &ModelSource, seed: u64) -> Result<Self, Error> {
-        let given = source.config.as_ref().map(config).transpose()?;
+        let given = source.config.as_ref().map(model_config).transpose()?;
         if let Some(dir) = &source.init {
             let start = Self::from_checkpoint(dir, seed)?;
             if given.is_some_and(|g| g != start.model) {
@@ -60,7 +60,10 @@ impl Start {
 }
 
 /// A configuration from a path or from its fields.
-fn config(value: &Value) -> Result<Config, Error> {
+///
+/// # Errors
+/// When the file cannot be read, or the configuration is wrong.
+pub fn model_config(value: &Value) -> Result<Config, Error> {
     match value {
         Value::String(path) => {
             let path = Path::new(path);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -176,12 +177,12 @@ impl Trainer {
         &mut self.engine
     }
 
-    /// Trains to the end.
+    /// Trains to the end, or until `say`, which is told of every step, stops the training: then there is a checkpoint of that step.
     ///
     /// # Errors
     /// When a sample is broken, a kernel fails, too many updates in a row are skipped, or the last checkpoint cannot be written. What
     /// checkpoints there are stay.
-    pub fn run(&mut self, say: &mut dyn FnMut(&Progress<'_>)) -> Result<Summary, Error> {
+    pub fn run(&mut self, say: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>) -> Result<Summary, Error> {
         let (begin, from, before) = (Instant::now(), self.step, self.metrics.seconds());
         let steps = self.config.train.steps;
         let (mut in_a_row, mut owed, mut saved) = (0, false, None);
@@ -224,7 +225,7 @@ impl Trainer {
                 saved.clone_from(&written);
             }
             let spent = begin.elapsed().as_secs_f64() / (self.step - from) as f64;
-            say(&Progress {
+            let go_on = say(&Progress {
                 step: self.step,
                 steps,
                 seconds_left: spent * (steps - self.step) as f64,
@@ -234,6 +235,12 @@ impl Trainer {
                 row: self.metrics.rows().last().filter(|_| log),
                 checkpoint: written.as_deref(),
             });
+            if go_on.is_break() && !last {
+                if in_a_row == 0 && written.is_none() {
+                    saved = self.keep(true)?.or(saved);
+                }
+                break;
+            }
         }
         Ok(Summary {
             step: self.step,

@@ -74,7 +74,17 @@ impl World {
 
     /// Makes a clip; any number gives one.
     pub fn clip(&self, number: usize) -> Clip {
-        let events = Events::draw(self.seed, number);
+        self.show(number, Events::draw(self.seed, number))
+    }
+
+    /// The same clip with nothing happening: its ball lies on the floor in its place, its hum goes on.
+    pub fn still(&self, number: usize) -> Clip {
+        let mut events = Events::draw(self.seed, number);
+        events.truth.impacts.clear();
+        self.show(number, events)
+    }
+
+    fn show(&self, number: usize, events: Events) -> Clip {
         let prompt = events.truth.prompt;
         let video = video(&events, &self.noise(number, "texture", VIDEO_CHANNELS * ROWS * COLUMNS));
         let audio = audio(&events.truth, self.rate, &self.noise(number, "hum", AUDIO_CHANNELS));
@@ -118,9 +128,9 @@ impl Events {
 }
 
 /// Height of the ball above the floor, in rows, at every frame: arcs from impact to impact, the first and the last one from and to
-/// an impact outside of the clip.
+/// an impact outside of the clip; on the floor where there is no impact.
 fn heights(impacts: &[f64]) -> [f64; FRAMES] {
-    let (first, last) = (impacts[0], impacts[impacts.len() - 1]);
+    let (Some(first), Some(last)) = (impacts.first(), impacts.last()) else { return [0.0; FRAMES] };
     let mut edges = vec![first - (first + 1.5).max(4.0)];
     edges.extend_from_slice(impacts);
     edges.push(last + (FRAMES as f64 + 0.5 - last).max(4.0));

@@ -1,6 +1,6 @@
 //! How well picture, sound and prompt agree, beside what chance gives.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clip::World;
 use crate::detect::{Impacts, Onsets, find_impacts, find_onsets};
@@ -16,7 +16,7 @@ const ENOUGH: usize = 8;
 const OTHERS: (u64, usize) = (4321, 64);
 
 /// A share within one frame and within half a frame; `None` where there is nothing to take a share of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Within {
     /// Within one frame.
     pub one: Option<f64>,
@@ -25,7 +25,7 @@ pub struct Within {
 }
 
 /// How well impacts and onsets agree in time, over all clips together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sync {
     /// Impacts of a clip, on average.
     pub impacts: f64,
@@ -42,7 +42,7 @@ pub struct Sync {
 }
 
 /// What is measured on clips.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Number of clips.
     pub clips: usize,

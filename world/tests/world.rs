@@ -143,6 +143,22 @@ fn clips_that_do_not_agree_measure_as_chance_does() {
 }
 
 #[test]
+fn nothing_happens_in_a_still_clip() {
+    let world = World::new(3, EVEN_RATE, 20).unwrap();
+    for i in 0..20 {
+        let (clip, still) = (world.clip(i), world.still(i));
+        assert_eq!(still.truth, Truth { impacts: vec![], ..clip.truth });
+        assert!(still.text == clip.text && still.video != clip.video && still.audio != clip.audio);
+        let frame = ROWS * COLUMNS;
+        for channel in still.video.chunks_exact(FRAMES * frame) {
+            assert!(channel.chunks_exact(frame).all(|f| f == &channel[..frame]), "clip {i} moves");
+        }
+        assert!(still.audio.chunks_exact(EVEN_RATE).all(|c| c.iter().all(|x| *x == c[0])), "clip {i} sounds");
+        assert_eq!(find_impacts(&still.video).unwrap().times.len() + find_onsets(&still.audio).unwrap().times.len(), 0);
+    }
+}
+
+#[test]
 fn nothing_is_found_in_nothing() {
     let (video, audio) = (vec![0.0; VIDEO_SIZE], vec![0.0; AUDIO_CHANNELS * 128]);
     let (v, a) = (find_impacts(&video).unwrap(), find_onsets(&audio).unwrap());

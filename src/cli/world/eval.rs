@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use ccl::error::Error;
-use ccl::evaluation::{Evaluation, check_config, evaluate_world};
+use ccl::evaluation::{Evaluation, Guiding, check_config, evaluate_world};
 use ccl::model_dir::{FRESH_SEED, ModelDir};
 use ccl_model::{Guidance, Task};
 use ccl_world::Measures;
@@ -72,7 +72,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             seed: args.seed,
             steps: args.steps,
             shift: args.shift,
-            guidance: args.guidance,
+            guiding: Guiding::Form(args.guidance),
             scale: args.scale,
             ..Evaluation::new(task)
         };

@@ -1,5 +1,6 @@
 //! `ccl world`.
 
+mod attention;
 mod decode;
 mod eval;
 mod measure;
@@ -36,6 +37,11 @@ enum What {
     ///
     ///     ccl world measure --input sample.safetensors --input inputs.safetensors
     Measure(measure::Args),
+    /// Where a model's cross attention looks: the share of its weight on context tokens, for background, ball, impacts, bursts and hum
+    ///
+    /// The paper's figure 6. True clips with noise are shown to the model, joint. Tokens that have nothing to do with the other stream look at the
+    /// learned context; those that have look less.
+    Attention(attention::Args),
     /// Sample clips that a model never saw and measure them: what it has learnt of the world
     Eval(eval::Args),
 }
@@ -49,6 +55,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         What::Prompt(args) => prompt::run(args, json),
         What::Decode(args) => decode::run(args, json),
         What::Measure(args) => measure::run(args, json),
+        What::Attention(args) => attention::run(args, json),
         What::Eval(args) => eval::run(args, json),
     }
 }

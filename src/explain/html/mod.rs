@@ -1,7 +1,4 @@
-//! The explanation as one HTML page that needs nothing else: no network, no script to be read, any width, light or dark.
-//!
-//! One module for each section. Every text goes through `maud`, which escapes it; the policy in the page's head forbids the
-//! browser to load anything.
+//! The explanation as one [page](crate::page), one module for each section.
 
 mod about;
 mod diff;
@@ -15,24 +12,11 @@ mod roofline;
 mod summary;
 
 use ccl_ir::Plan;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::html;
 
 use super::cost::Machine;
 use super::trace::Trace;
-
-const STYLE: &str = include_str!("style.css");
-const SCRIPT: &str = include_str!("script.js");
-
-/// One section of a page.
-struct Section {
-    /// Anchor.
-    id: &'static str,
-    /// Title, short enough for the table of contents.
-    title: &'static str,
-    /// What it shows, in a sentence.
-    lead: Markup,
-    body: Markup,
-}
+use crate::page::{Section, shell};
 
 /// The page for a plan, with measured times where there are some.
 pub fn page(plan: &Plan, trace: Option<&Trace>) -> String {
@@ -60,43 +44,4 @@ pub fn page(plan: &Plan, trace: Option<&Trace>) -> String {
 /// The page for two plans.
 pub fn diff_page(diff: &super::Diff) -> String {
     shell("Two plans – ccl", &diff::head(diff), &diff::sections(diff))
-}
-
-/// Head, table of contents and sections.
-fn shell(title: &str, head: &Markup, sections: &[Section]) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta http-equiv="Content-Security-Policy"
-                    content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
-                link rel="icon" href="data:,";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                a.skip href="#main" { "To the contents" }
-                nav.toc aria-label="Contents" {
-                    a href="#top" { "Summary" }
-                    @for s in sections { a href={ "#" (s.id) } { (s.title) } }
-                }
-                main #main {
-                    header.top #top { (head) }
-                    @for s in sections {
-                        section id=(s.id) aria-labelledby={ (s.id) "-title" } {
-                            h2 id={ (s.id) "-title" } { (s.title) }
-                            p.lead { (s.lead) }
-                            (s.body)
-                        }
-                    }
-                    footer { p.note { "Written by ccl " (env!("CARGO_PKG_VERSION")) ". This page loads nothing." } }
-                }
-                script { (PreEscaped(SCRIPT)) }
-            }
-        }
-    };
-    page.into_string()
 }

@@ -4,6 +4,7 @@ use ccl_ir::Binding;
 use maud::{Markup, html};
 
 use super::super::units::{change, human_flops, ranges};
+pub(crate) use crate::page::{short, table};
 
 /// A text that may break after each separator of a path or a name.
 pub fn path(text: &str) -> Markup {
@@ -13,11 +14,6 @@ pub fn path(text: &str) -> Markup {
             (piece)
         }
     }
-}
-
-/// A table that scrolls sideways on its own where the screen is narrow.
-pub fn table(head: Markup, body: Markup) -> Markup {
-    html! { div.scroll tabindex="0" { table { thead { tr { (head) } } tbody { (body) } } } }
 }
 
 /// The change between two numbers: less is good.
@@ -93,10 +89,4 @@ pub fn legend<'a>(ops: impl Iterator<Item = &'a str>) -> Markup {
     html! {
         ul.legend { @for (class, name) in there { li { i class=(class) {} (name) } } }
     }
-}
-
-/// A number for a drawing: one decimal, no more bytes than it needs.
-pub fn short(x: f64) -> String {
-    let text = format!("{x:.1}");
-    text.strip_suffix(".0").map_or(text.clone(), Into::into)
 }
