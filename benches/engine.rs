@@ -119,7 +119,7 @@ fn kernels(c: &mut Criterion) {
 /// Gradients of products, `m` tokens from `k` to `n` channels.
 fn products(c: &mut Criterion, m: usize, n: usize, k: usize) {
     let f32 = |shape: &[usize]| TensorType::f32(shape);
-    let product = || ops::MatMul { transpose_b: false };
+    let product = || ops::MatMul { transpose_b: false, out: None };
     kernel(c, &format!("dx {m}x{n}x{k}"), product(), &[f32(&[m, n]), f32(&[n, k])]);
     kernel_of(c, &format!("dw {m}x{n}x{k}"), product(), &[f32(&[n, m]), f32(&[m, k])], &[0]);
 }

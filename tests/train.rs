@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::training::{Place, dataset, differences, files};
-use common::{ccl, entries, tensors};
+use common::{Ccl, ccl, entries, tensors};
 use serde_json::Value;
 
 /// A short training with everything on.
@@ -309,4 +309,40 @@ fn a_training_step_is_measured() {
     fs::remove_file(dir.join("model.safetensors")).expect("a removed file");
     let text = ccl(bench).words("--random-weights").with("--model", &dir).ok().stdout;
     assert!(text.starts_with("step "), "{text}");
+}
+
+/// A training on a GPU takes the same course as on the cpu, in single precision within rounding; in half precision nearly, from the same checkpoints.
+#[test]
+fn a_training_on_a_gpu_takes_the_same_course() {
+    let place = Place::new(&FULL.replace("accumulate = 2", "accumulate = 1").replace("steps = 12", "steps = 6"));
+    let losses = |out: &str| -> Vec<(String, f64)> {
+        let text = fs::read_to_string(place.path(out).join("metrics.jsonl")).expect("metrics");
+        let row: Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+        let all = row.as_object().expect("an object").iter();
+        let losses = all.filter(|(n, _)| n.contains('.')).map(|(n, v)| (n.clone(), v.as_f64().expect("a number")));
+        losses.collect()
+    };
+    let on = |out: &str, more: &str| -> Ccl {
+        let run = ccl("train").words(more).with("--config", place.config());
+        run.with("--out", place.path(out))
+    };
+    on("cpu", "--backend cpu").ok();
+    on("wgpu", "--backend wgpu").ok();
+    on("half", "--backend wgpu --set train.precision=f16").ok();
+    let want = losses("cpu");
+    assert!(want.len() > 6, "{want:?}");
+    for (out, bound) in [("wgpu", 1e-4), ("half", 2e-2)] {
+        let got = losses(out);
+        assert_eq!(got.len(), want.len());
+        for ((name, g), (_, w)) in got.iter().zip(&want) {
+            assert!((g - w).abs() < bound * w, "{out} {name}: {g}, on the cpu {w}");
+        }
+    }
+    let record = |out: &str| -> Value {
+        let path = place.path(out).join("step-000006/train.json");
+        serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON")
+    };
+    assert!(record("half")["scaling"]["factor"].as_f64() > Some(1.0) && record("wgpu").get("scaling").is_none());
+    // Precision belongs to a training.
+    on("half", "--backend wgpu --resume").run().fails(1, &["train.precision was \"f16\", is absent now"]);
 }

@@ -74,7 +74,7 @@ fn products_of_odd_sizes() {
         check(linear(true, None, None), &[f32(&[m, k]), f32(&[n, k]), f32(&[n])], FULL);
         for transpose_b in [false, true] {
             let b = if transpose_b { [3, n, k] } else { [3, k, n] };
-            check(MatMul { transpose_b }, &[f32(&[3, m, k]), f32(&b)], FULL);
+            check(MatMul { transpose_b, out: None }, &[f32(&[3, m, k]), f32(&b)], FULL);
         }
     }
     check(linear(false, None, None), &[f32(&[20]), f32(&[6, 20])], FULL);
@@ -92,7 +92,7 @@ fn products_of_half_precision() {
     let residual_inputs = [x.clone(), w.clone(), f32(&[57]), f32(&[2, 1, 57]), f32(&[2, 37, 57])];
     check(linear(true, Some(residual()), Some(DType::F32)), &residual_inputs, FULL);
     check(linear(true, None, Some(DType::F16)), &[f32(&[9, 40]), w_of(40), f32(&[57])], HALF);
-    check(MatMul { transpose_b: true }, &[f16(&[2, 9, 40]), f16(&[2, 11, 40])], HALF);
+    check(MatMul { transpose_b: true, out: None }, &[f16(&[2, 9, 40]), f16(&[2, 11, 40])], HALF);
 }
 
 fn w_of(k: usize) -> TensorType {
@@ -128,7 +128,7 @@ fn products_of_views() {
         c.inputs[1].strides = vec![0, 1, 11];
         c.inputs[1].offset = 4;
     };
-    check_views(MatMul { transpose_b: true }, &[f32(&[3, 9, 7]), f32(&[3, 11, 7])], columns, FULL);
+    check_views(MatMul { transpose_b: true, out: None }, &[f32(&[3, 9, 7]), f32(&[3, 11, 7])], columns, FULL);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn large_tiles_agree_too() {
     let of = |op: Op, inputs: Vec<TensorType>| check_on(&large, Sample::new(op, inputs), |_| {}, FULL);
     let product = vec![f32(&[2, 70, 37]), f32(&[131, 37]), f32(&[131]), f32(&[2, 1, 131]), f32(&[2, 70, 131])];
     of(linear(true, Some(residual()), None).into(), product);
-    of(MatMul { transpose_b: false }.into(), vec![f32(&[2, 65, 17]), f32(&[2, 17, 66])]);
+    of(MatMul { transpose_b: false, out: None }.into(), vec![f32(&[2, 65, 17]), f32(&[2, 17, 66])]);
     let m = f32(&[2, 1, 600]);
     of(NormModulate { eps: 1e-6 }.into(), vec![f32(&[2, 3, 600]), m.clone(), m]);
     of(Softmax {}.into(), vec![f32(&[3, 1000])]);

@@ -66,13 +66,13 @@ fn long_sums_of_one_sign_do_not_drift() {
 fn products_as_gradients_have_them() {
     // A weight's gradient: both operands by columns, few results, many terms; an input's: a weight as it lies.
     for (m, n, k) in [(2048, 64, 48), (1030, 17, 5), (513, 1, 1), (1300, 130, 200)] {
-        let weight = sample(MatMul { transpose_b: false }, &[&[n, m], &[m, k]]);
+        let weight = sample(MatMul { transpose_b: false, out: None }, &[&[n, m], &[m, k]]);
         for layout in [Layout::Dense, Layout::Reversed] {
             check_layouts(&weight, |i| if i == 0 { layout } else { Layout::Dense });
             check_layouts(&weight, |_| layout);
         }
-        check(&sample(MatMul { transpose_b: false }, &[&[m, n], &[n, k]]));
-        check(&sample(MatMul { transpose_b: true }, &[&[3, n, m], &[3, k, m]]));
+        check(&sample(MatMul { transpose_b: false, out: None }, &[&[m, n], &[n, k]]));
+        check(&sample(MatMul { transpose_b: true, out: None }, &[&[3, n, m], &[3, k, m]]));
     }
 }
 

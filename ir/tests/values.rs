@@ -70,9 +70,9 @@ fn matrix_products() {
     check(ops::Linear::plain(), &[x.clone(), w.clone()], &[1, 3], &[1.0, 11.0, 1.0]);
     let b = tensor(&[3], &[0.5, -1.0, 0.0]);
     check(ops::Linear::biased(), &[x.clone(), w.clone(), b], &[1, 3], &[1.5, 10.0, 1.0]);
-    check(ops::MatMul { transpose_b: true }, &[x.clone(), w], &[1, 3], &[1.0, 11.0, 1.0]);
+    check(ops::MatMul { transpose_b: true, out: None }, &[x.clone(), w], &[1, 3], &[1.0, 11.0, 1.0]);
     let w = tensor(&[2, 3], &[1.0, 3.0, -1.0, 0.0, 4.0, 1.0]);
-    check(ops::MatMul { transpose_b: false }, &[x, w], &[1, 3], &[1.0, 11.0, 1.0]);
+    check(ops::MatMul { transpose_b: false, out: None }, &[x, w], &[1, 3], &[1.0, 11.0, 1.0]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn attention_is_products_and_softmax() -> Result<(), IrError> {
         let mut bindings = random_bindings(&g, 3);
         let present = bindings.get("k_len").map_or(lk, |n| n.data[0] as usize);
         let [q, k, v] = [heads_first(&mut g, q)?, heads_first(&mut g, k)?, heads_first(&mut g, v)?];
-        let mut scores = g.add("", ops::MatMul { transpose_b: true }, &[q, k])?;
+        let mut scores = g.add("", ops::MatMul { transpose_b: true, out: None }, &[q, k])?;
         let scale = g.add("", ops::Constant { ty: TensorType::f32([]), value: 0.5 }, &[])?;
         scores = g.add("", ops::Binary { kind: BinaryKind::Mul }, &[scores, scale])?;
         // The mask, and -inf for keys beyond the count, as one term.
@@ -232,7 +232,7 @@ fn attention_is_products_and_softmax() -> Result<(), IrError> {
         scores = g.add("", ops::Binary { kind: BinaryKind::Add }, &[scores, mask])?;
         g.output("scores", scores, None);
         let weights = g.add("", ops::Softmax {}, &[scores])?;
-        let result = g.add("", ops::MatMul { transpose_b: false }, &[weights, v])?;
+        let result = g.add("", ops::MatMul { transpose_b: false, out: None }, &[weights, v])?;
         let result = heads_first(&mut g, result)?;
         g.output("plain", result, None);
 

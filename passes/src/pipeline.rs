@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ccl_ir::plan::About;
-use ccl_ir::{Graph, Plan, TensorType};
+use ccl_ir::{DType, Graph, Plan, TensorType};
 
 use crate::device::DeviceSpec;
 use crate::error::PassError;
@@ -29,6 +29,8 @@ pub struct Training {
     pub optimiser: Option<Optimiser>,
     /// How many blocks, from the first on, are computed again for their backward pass.
     pub rematerialise: usize,
+    /// The half precision that products compute with, tokens and their gradients are stored in; `None`: all is `f32`.
+    pub half: Option<DType>,
 }
 
 /// Settings of one compilation.
@@ -141,8 +143,9 @@ pub fn compile_some(
     if options.fuse {
         g = pass("fuse", &g, &fuse::run)?;
     }
-    if options.half_activations {
-        g = pass("precision", &g, &precision::run)?;
+    let mixed = options.training.as_ref().and_then(|t| t.half);
+    if options.half_activations || mixed.is_some() {
+        g = pass("precision", &g, &|g, r| precision::run(g, mixed, r))?;
     }
     // After precision: merged results are stored as the queries are, parts in f32.
     if options.parallelism > 0 {

@@ -3,6 +3,11 @@
 //! Token streams are stored in half precision where the matrices are. In `f32` stay: the time embedding (a rounded angle is a wrong
 //! angle), norm weights, modulation, RoPE tables, log-sum-exp, velocities and the guidance arithmetic. All arithmetic inside a
 //! kernel is `f32`, whatever is stored.
+//!
+//! In training the parameters, moments and averages are `f32` (master weights): products read copies of the matrices in half precision, made anew in
+//! every step, and all that becomes the gradient of a parameter, or the loss, is `f32`.
+
+use std::collections::BTreeMap;
 
 use ccl_ir::{DType, Graph, Op, TensorType, Value, ops};
 
@@ -10,14 +15,17 @@ use crate::error::PassError;
 use crate::rebuild::Rebuild;
 use crate::record::Record;
 
-/// Stores token streams in the type of the matrices that read them. Runs after fusion.
+/// Stores token streams in the type of the matrices that read them; with `mixed`, all products read that type, though the matrices are states in
+/// `f32`. Runs after fusion.
 ///
 /// # Errors
 /// When an operator cannot take its inputs: a fault of the pass.
-pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+pub fn run(graph: &Graph, mixed: Option<DType>, record: &mut Record) -> Result<Graph, PassError> {
     let err = PassError::ir("precision");
     let ends = reaches_result(graph);
     let mut re = Rebuild::new(graph);
+    // One copy in half precision of each value, however many products read it.
+    let mut copies: BTreeMap<Value, Value> = BTreeMap::new();
     // Values of the time embedding.
     let mut timed = vec![false; graph.nodes().len()];
     for (id, node) in graph.iter() {
@@ -33,14 +41,21 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         let op = match &node.op {
             Op::Linear(l) => {
                 let mut l = l.clone();
-                if let Some(to) = half(&re, inputs[1]).filter(|_| !first_timed) {
-                    if half(&re, inputs[0]).is_none() {
-                        record.applied("precision", "cast", &node.at, format!("tokens are stored as {to}"), 0, 0);
-                        inputs[0] = re.new.add(node.at.clone(), ops::Cast { to }, &inputs[..1]).map_err(&err)?;
+                if let Some(to) = half(&re, inputs[1]).or(mixed).filter(|_| !first_timed) {
+                    for v in &mut inputs[..2] {
+                        *v = stored(&mut re, *v, to, &node.at, &mut copies, record)?;
                     }
                     l.out = Some(if ends[id.index()] { DType::F32 } else { to });
                 }
                 Op::Linear(l)
+            }
+            Op::MatMul(m) if let Some(to) = mixed => {
+                let mut m = m.clone();
+                for v in &mut inputs {
+                    *v = stored(&mut re, *v, to, &node.at, &mut copies, record)?;
+                }
+                m.out = Some(if ends[id.index()] { DType::F32 } else { to });
+                Op::MatMul(m)
             }
             Op::Fused(f) => {
                 let mut f = f.clone();
@@ -51,7 +66,9 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
         };
         // Where an operator wants one type or single precision, such as a log-sum-exp, it is given what it had.
         let types: Vec<&TensorType> = inputs.iter().map(|&v| re.new.ty(v)).collect();
-        if op.infer(&types).is_err() {
+        // What has no say about the type of its result, which must be that of a master weight, is computed from single precision.
+        let chooses = matches!(op, Op::Linear(_) | Op::MatMul(_) | Op::Fused(_));
+        if op.infer(&types).is_err() || (mixed.is_some() && ends[id.index()] && !chooses) {
             for (v, &old) in inputs.iter_mut().zip(&node.inputs) {
                 let to = graph.ty(old).dtype;
                 if re.new.ty(*v).dtype != to {
@@ -73,7 +90,30 @@ pub fn run(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     Ok(out)
 }
 
-/// Whether a node's result reaches a result of the graph through moves and elementwise arithmetic alone: a velocity.
+/// A value in half precision: itself where it is, else a copy.
+fn stored(
+    re: &mut Rebuild,
+    v: Value,
+    to: DType,
+    at: &str,
+    copies: &mut BTreeMap<Value, Value>,
+    record: &mut Record,
+) -> Result<Value, PassError> {
+    if re.new.ty(v).dtype == to {
+        return Ok(v);
+    }
+    if let Some(copy) = copies.get(&v) {
+        return Ok(*copy);
+    }
+    let what = if matches!(re.new.node(v.node).op, Op::State(_)) { "a copy of the matrix is" } else { "tokens are" };
+    record.applied("precision", "cast", at, format!("{what} stored as {to}"), 0, 0);
+    let copy = re.new.add(at, ops::Cast { to }, &[v]).map_err(PassError::ir("precision"))?;
+    copies.insert(v, copy);
+    Ok(copy)
+}
+
+/// Whether a node's result reaches a result of the graph, or an update, through moves and elementwise arithmetic alone: a velocity, a loss, the
+/// gradient of a parameter.
 fn reaches_result(graph: &Graph) -> Vec<bool> {
     let mut ends = vec![false; graph.nodes().len()];
     for o in &graph.outputs {
@@ -89,7 +129,9 @@ fn reaches_result(graph: &Graph) -> Vec<bool> {
                 | Op::Reshape(_)
                 | Op::Transpose(_)
                 | Op::Slice(_)
-        );
+                | Op::Concat(_)
+                | Op::AdamW(_)
+        ) || matches!(&node.op, Op::Reduce(r) if r.shape.is_empty());
         if ends[id.index()] && passes {
             for v in &node.inputs {
                 ends[v.node.index()] = true;

@@ -5,7 +5,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ccl_ir::plan::{Place, Region};
-use ccl_ir::{Binding, Graph, Op, Plan, TensorType};
+use ccl_ir::{Binding, DType, Graph, Op, Plan, TensorType};
 use ccl_model::{Config, Guidance, Spec, Task, answers, build_loss, tensors};
 use ccl_passes::differentiate::GRADIENT;
 use ccl_passes::{Optimiser, Options, Training, compile};
@@ -129,6 +129,48 @@ fn updates_are_in_place_and_share_one_layout() {
         }
         // Between them the tasks read every state: nothing is kept in vain.
         assert_eq!(offsets.len(), table.len());
+    }
+}
+
+/// Products read half precision, and whatever becomes a gradient, a moment or the loss is single precision.
+#[test]
+fn mixed_precision_keeps_master_weights_and_gradients_in_single_precision() {
+    let config = small("");
+    let optimiser = optimiser(&config, true);
+    let training = Training { optimiser: Some(optimiser), half: Some(DType::Bf16), ..Training::default() };
+    for task in [Task::Joint, Task::A2v] {
+        let plan = plan(&config, task, &Options { training: Some(training.clone()), ..Options::default() });
+        assert!(plan.states.iter().all(|s| s.ty.dtype == DType::F32));
+        assert!(plan.outputs.iter().all(|o| o.operand.ty.dtype == DType::F32));
+        let calls: Vec<_> = Binding::ALL.iter().flat_map(|&b| plan.calls(b)).collect();
+        let mut products = 0;
+        for call in &calls {
+            let types: Vec<DType> = call.inputs.iter().map(|i| i.ty.dtype).collect();
+            match &call.op {
+                Op::AdamW(_) => assert!(types.iter().all(|t| *t == DType::F32), "{}", call.at),
+                Op::MatMul(_) => {
+                    assert_eq!(types, [DType::Bf16; 2], "{}", call.at);
+                    products += 1;
+                }
+                Op::Linear(_) if !call.at.contains(".time_") => {
+                    assert_eq!(types[..2], [DType::Bf16; 2], "{}", call.at);
+                    products += 1;
+                }
+                _ => {}
+            }
+        }
+        assert!(products > 60, "{products}");
+        // A matrix is copied once, though the forward and the backward pass read it.
+        let copied: Vec<_> = calls
+            .iter()
+            .filter(|c| matches!(c.op, Op::Cast(_)))
+            .filter_map(|c| match c.inputs[0].place {
+                Place::Buffer(b) if plan.buffers[b as usize].region == Region::State => Some((b, c.inputs[0].offset)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(copied.len(), copied.iter().collect::<BTreeSet<_>>().len());
+        assert!(copied.len() > 30, "{}", copied.len());
     }
 }
 

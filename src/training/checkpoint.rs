@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::metrics::Averages;
+use super::scaling::Scaling;
 use crate::error::Error;
 
 /// Parameters.
@@ -47,6 +48,9 @@ pub struct Record {
     pub skipped: u64,
     /// Averages of the losses.
     pub averages: Averages,
+    /// The factor of the gradients, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// What the course of the training depends on ([`super::config::TrainConfig::settings`]).
     pub settings: BTreeMap<String, Value>,
     /// BLAKE3 of the settings.
@@ -69,7 +73,8 @@ impl Record {
     pub fn new(step: u64, position: u64, skipped: u64, averages: Averages, settings: BTreeMap<String, Value>) -> Self {
         let text = serde_json::to_string(&settings).unwrap_or_default();
         let settings_hash = blake3::hash(text.as_bytes()).to_hex().to_string();
-        Self { version: VERSION, step, position, skipped, averages, settings, settings_hash, files: BTreeMap::new() }
+        let (version, files) = (VERSION, BTreeMap::new());
+        Self { version, step, position, skipped, averages, scaling: None, settings, settings_hash, files }
     }
 
     /// Checks that a training with these settings may go on from here.

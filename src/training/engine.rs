@@ -16,6 +16,7 @@ use ccl_runtime::weights::WeightSource;
 
 use super::config::{TrainConfig, matches};
 use super::loss::{LossRequest, plan_loss, plan_loss_within};
+use super::scaling::Scaling;
 use crate::error::Error;
 
 /// Sizes of a batch.
@@ -48,6 +49,8 @@ pub struct EngineSpec<'a> {
     pub validates: bool,
     /// Memory that a plan may take.
     pub memory: Option<u64>,
+    /// The half precision of products and tokens; `None`: all is `f32`.
+    pub half: Option<DType>,
 }
 
 /// What a step came to.
@@ -59,6 +62,8 @@ pub struct Outcome {
     pub norm: f64,
     /// Whether the parameters were updated: not where a loss or the norm is not finite.
     pub applied: bool,
+    /// Whether it was not because the gradients' factor was too large, which has been halved.
+    pub overflow: bool,
 }
 
 /// What the host gives to an update.
@@ -109,6 +114,24 @@ pub fn optimiser(config: &TrainConfig, model: &Config) -> Result<Optimiser, Erro
     })
 }
 
+/// The half precision of a training that stores tokens as `dtype`; `None` for `f32`.
+///
+/// # Errors
+/// When the device has no such type, or is the cpu, which computes in `f32`.
+pub fn half_of(dtype: DType, backend: &dyn Backend) -> Result<Option<DType>, Error> {
+    if dtype == DType::F32 {
+        return Ok(None);
+    }
+    let device = backend.describe();
+    let problem = match device.backend.as_str() {
+        "cpu" | "reference" => "computes in f32 alone, where it would only be slower",
+        _ if !device.element_types.contains(&dtype) => "cannot store that",
+        _ => return Ok(Some(dtype)),
+    };
+    let name = &device.backend;
+    Err(Error::Failed(format!("train.precision is {dtype}, but {name} ({}) {problem}: use f32", device.name)))
+}
+
 /// The plan of a validation, by the name of its task.
 fn validation(task: Task) -> String {
     format!("validate.{task}")
@@ -122,6 +145,7 @@ pub struct Engine {
     /// States with the sums of gradients.
     sums: Vec<String>,
     trained: BTreeSet<String>,
+    scaling: Scaling,
 }
 
 impl EngineSpec<'_> {
@@ -147,7 +171,7 @@ impl EngineSpec<'_> {
         };
         let mut plans = Vec::new();
         for &task in &self.tasks {
-            let training = Training { optimiser: Some(self.optimiser.clone()), ..Training::default() };
+            let training = Training { optimiser: Some(self.optimiser.clone()), half: self.half, ..Training::default() };
             let request_of = request(task, Some(training));
             let plan = match self.memory {
                 Some(bytes) => plan_loss_within(self.model, &request_of, bytes)?,
@@ -171,7 +195,8 @@ impl Engine {
         let learner = Learner::new(backend, plans)?;
         let sums = learner.states().map(|(name, _)| name.to_owned()).filter(|n| n.starts_with("sum.")).collect();
         let trained = spec.optimiser.trained();
-        Ok(Self { learner, clip: spec.clip, average: spec.optimiser.average, sums, trained })
+        let scaling = Scaling::new(spec.half);
+        Ok(Self { learner, clip: spec.clip, average: spec.optimiser.average, sums, trained, scaling })
     }
 
     /// The plans and their state.
@@ -182,6 +207,11 @@ impl Engine {
     /// Names of the parameters that are trained.
     pub fn trained(&self) -> &BTreeSet<String> {
         &self.trained
+    }
+
+    /// The factor of the gradients, to be kept with a checkpoint.
+    pub fn scaling(&mut self) -> &mut Scaling {
+        &mut self.scaling
     }
 
     /// Whether averages of the parameters are kept.
@@ -229,7 +259,7 @@ impl Engine {
         let (mut parts, mut count, mut squares) = (BTreeMap::new(), 0u32, f64::NAN);
         for batch in batches {
             let mut batch = batch?;
-            batch.insert(LOSS_SCALE.into(), scalar(1.0));
+            batch.insert(LOSS_SCALE.into(), scalar(self.scaling.factor()));
             batch.insert(KEEP.into(), scalar(if count == 0 { 0.0 } else { 1.0 }));
             let outputs = self.learner.step(task.name(), &batch)?;
             squares = number(&outputs, NORM)?;
@@ -240,13 +270,14 @@ impl Engine {
             return Err(Error::Failed("a step without batches".into()));
         }
         parts.values_mut().for_each(|x| *x /= f64::from(count));
-        let norm = squares.sqrt() / f64::from(count);
+        let by = f64::from(count) * f64::from(self.scaling.factor());
+        let norm = squares.sqrt() / by;
         let applied = norm.is_finite() && parts.values().all(|x| x.is_finite());
         if applied {
             let clipped = if self.clip > 0.0 { (self.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
             let mut settings = Tensors::new();
             settings.insert(RATES.into(), HostTensor::f32([pace.rates.len()], pace.rates.clone()));
-            settings.insert(SCALE.into(), scalar((clipped / f64::from(count)) as f32));
+            settings.insert(SCALE.into(), scalar((clipped / by) as f32));
             settings.insert(AVERAGE.into(), scalar(pace.average));
             self.learner.update(task.name(), &settings)?;
         } else {
@@ -256,7 +287,9 @@ impl Engine {
                 self.learner.write_state(name, &zero)?;
             }
         }
-        Ok(Outcome { parts, norm, applied })
+        let overflow = !applied && self.scaling.explains_overflow();
+        self.scaling = self.scaling.after(applied);
+        Ok(Outcome { parts, norm, applied, overflow })
     }
 
     /// Losses of a batch, by stream.

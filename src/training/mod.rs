@@ -13,5 +13,6 @@ pub mod feed;
 mod keep;
 pub mod loss;
 pub mod metrics;
+pub mod scaling;
 pub mod source;
 pub mod trainer;

@@ -16,10 +16,11 @@ use serde_json::{Map, Value};
 use super::checkpoint::{self, Record};
 use super::config::TrainConfig;
 use super::draws::Draws;
-use super::engine::{Engine, EngineSpec, Outcome, Pace, Sizes, optimiser};
+use super::engine::{Engine, EngineSpec, Outcome, Pace, Sizes, half_of, optimiser};
 use super::feed::{self, Feed, Validation};
 use super::keep;
 use super::metrics::{Averages, Metrics, Row};
+use super::scaling::Scaling;
 use super::source::{Data, Start};
 use crate::error::Error;
 
@@ -116,6 +117,7 @@ impl Trainer {
             clip: config.optimiser.clip,
             validates: validation.is_some(),
             memory: config.train.memory,
+            half: half_of(config.train.precision.dtype(), backend)?,
         };
         let mut engine = Engine::new(&spec, spec.plans()?, backend)?;
         let mut wanted = BTreeMap::new();
@@ -131,6 +133,9 @@ impl Trainer {
         let record = match &found {
             Some((dir, record)) => {
                 keep::restore(&mut engine, dir)?;
+                if let Some(scaling) = record.scaling {
+                    *engine.scaling() = scaling;
+                }
                 record.clone()
             }
             None => Record::new(0, 0, 0, Averages::default(), BTreeMap::new()),
@@ -197,6 +202,12 @@ impl Trainer {
             let t = &self.config.train;
             if outcome.applied {
                 in_a_row = 0;
+            } else if outcome.overflow {
+                let factor = self.engine.scaling().factor();
+                tracing::info!(
+                    "step {}, task {task}: gradients overflow; they are multiplied by {factor} from now on",
+                    self.step
+                );
             } else {
                 in_a_row += 1;
                 let what = not_finite(&outcome);
@@ -333,7 +344,8 @@ impl Trainer {
         let t = &self.config.train;
         let (out, keep_last) = (t.out.clone(), t.keep_last);
         let position = self.feed.position();
-        let record = Record::new(self.step, position, self.skipped, self.averages.clone(), self.settings.clone());
+        let mut record = Record::new(self.step, position, self.skipped, self.averages.clone(), self.settings.clone());
+        record.scaling = Some(*self.engine.scaling()).filter(Scaling::explains_overflow);
         match keep::write(&out, record, &self.model, &mut self.engine, self.first.as_ref()) {
             Ok(written) => {
                 if let Err(e) = checkpoint::prune(&out, keep_last) {

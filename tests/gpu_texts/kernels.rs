@@ -73,11 +73,11 @@ fn identity(launch: &Launch) -> (Blueprint, [usize; 6]) {
 #[derive(Clone, Copy)]
 enum Job {
     Run(Guidance, DType),
-    Train,
+    Train(Option<DType>),
 }
 
 /// The plan of a step of training and its update, where everything is trained.
-fn training(config: &Config, task: Task, clip: &str) -> Result<Plan, Error> {
+fn training(config: &Config, task: Task, clip: &str, half: Option<DType>) -> Result<Plan, Error> {
     let parameters: BTreeMap<_, _> =
         tensors(config).into_iter().map(|t| (t.name, (TensorType::f32(t.shape), 0))).collect();
     let mut states: Vec<_> = parameters.iter().map(|(name, (ty, _))| (name.clone(), ty.clone())).collect();
@@ -91,7 +91,7 @@ fn training(config: &Config, task: Task, clip: &str) -> Result<Plan, Error> {
         batch: 2,
         text_tokens: 16,
         image_tokens: if config.image_dim > 0 { 4 } else { 0 },
-        training: Some(Training { optimiser: Some(optimiser), ..Training::default() }),
+        training: Some(Training { optimiser: Some(optimiser), half, ..Training::default() }),
         states,
         validate: false,
     };
@@ -109,7 +109,8 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
                 jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
             }
-            jobs.push((model, task, Job::Train));
+            let halves = std::iter::once(None).chain(targets[0].halves.iter().copied().map(Some));
+            jobs.extend(halves.map(|half| (model, task, Job::Train(half))));
         }
     }
     let found: Vec<Mutex<HashMap<_, Text>>> = targets.iter().map(|_| Mutex::default()).collect();
@@ -120,7 +121,10 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 (request.dtype, request.gpu) = (dtype, Some(targets[0].clone()));
                 (format!("{} {task} {guidance} {dtype}", model.name), plan(&model.config, &request))
             }
-            Job::Train => (format!("training {} {task}", model.name), training(&model.config, task, model.clip)),
+            Job::Train(half) => {
+                let what = half.map_or(String::new(), |h| format!(" {h}"));
+                (format!("training {} {task}{what}", model.name), training(&model.config, task, model.clip, half))
+            }
         };
         let plan = plan.map_err(|e| format!("{what}: {e}"))?;
         for (target, found) in targets.iter().zip(&found) {

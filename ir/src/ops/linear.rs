@@ -156,12 +156,12 @@ impl Operator for Linear {
         let rows = cx.rows(g)?;
         if cx.wants(0) {
             let shape = cx.shape(x);
-            let dx = cx.add(MatMul { transpose_b: false }, &[rows, w])?;
+            let dx = cx.add(MatMul { transpose_b: false, out: None }, &[rows, w])?;
             out[0] = Some(cx.reshape(dx, shape)?);
         }
         if cx.wants(1) {
             let (columns, x) = (cx.add(Transpose { perm: vec![1, 0] }, &[rows])?, cx.rows(x)?);
-            out[1] = Some(cx.add(MatMul { transpose_b: false }, &[columns, x])?);
+            out[1] = Some(cx.add(MatMul { transpose_b: false, out: None }, &[columns, x])?);
         }
         if self.bias && cx.wants(2) {
             let n = cx.ty(rows).last();

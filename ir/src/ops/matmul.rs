@@ -11,11 +11,14 @@ use crate::types::{DType, TensorType};
 
 /// `a b` per batch element, or `a bᵀ`. Inputs: `a [..., m, k]`, `b [..., k, n]` (`[..., n, k]` when
 /// `transpose_b`), equal leading sizes. Either may be stored in
-/// half precision; the result has the type of `a`.
+/// half precision; the result has the type of `a` unless `out` says otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatMul {
     /// Whether `b`'s last two dimensions are swapped.
     pub transpose_b: bool,
+    /// Element type of the result; `None`: that of `a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<DType>,
 }
 
 impl Operator for MatMul {
@@ -33,7 +36,8 @@ impl Operator for MatMul {
         crate::ensure!(a.shape[r - 2] > 0 && k > 0 && n > 0, "matrices without elements: {a} and {b}");
         let mut shape = a.shape.clone();
         shape[r - 1] = n;
-        Ok(vec![a.with_shape(shape)])
+        crate::ensure!(self.out.is_none_or(DType::is_float), "the result must be real numbers");
+        Ok(vec![TensorType::new(self.out.unwrap_or(a.dtype), shape)])
     }
 
     fn eval<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
@@ -77,10 +81,10 @@ impl Operator for MatMul {
         let mut swap: Vec<usize> = (0..r).collect();
         swap.swap(r - 1, r - 2);
         let turned = |cx: &mut Backward<'_>, v| cx.add(super::Transpose { perm: swap.clone() }, &[v]);
-        let plain = Self { transpose_b: false };
+        let plain = Self { transpose_b: false, out: None };
         let mut out = vec![None, None];
         if cx.wants(0) {
-            out[0] = Some(cx.add(Self { transpose_b: !self.transpose_b }, &[g, b])?);
+            out[0] = Some(cx.add(Self { transpose_b: !self.transpose_b, out: None }, &[g, b])?);
         }
         if cx.wants(1) {
             let (left, right) = if self.transpose_b { (turned(cx, g)?, a) } else { (turned(cx, a)?, g) };
@@ -92,11 +96,27 @@ impl Operator for MatMul {
     fn samples() -> Vec<Sample<Self>> {
         let half = |dtype, shape: &[usize]| TensorType::new(dtype, shape);
         vec![
-            Sample::new(Self { transpose_b: false }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 4, 5])]),
-            Sample::new(Self { transpose_b: true }, [TensorType::f32([2, 3, 4]), TensorType::f32([2, 5, 4])]),
-            Sample::new(Self { transpose_b: false }, [TensorType::f32([6, 9]), TensorType::f32([9, 1])]),
-            Sample::new(Self { transpose_b: true }, [TensorType::f32([2, 3, 4]), half(DType::Bf16, &[2, 5, 4])]),
-            Sample::new(Self { transpose_b: false }, [TensorType::f32([3, 1100]), half(DType::F16, &[1100, 6])]),
+            Sample::new(
+                Self { transpose_b: false, out: None },
+                [TensorType::f32([2, 3, 4]), TensorType::f32([2, 4, 5])],
+            ),
+            Sample::new(
+                Self { transpose_b: true, out: None },
+                [TensorType::f32([2, 3, 4]), TensorType::f32([2, 5, 4])],
+            ),
+            Sample::new(Self { transpose_b: false, out: None }, [TensorType::f32([6, 9]), TensorType::f32([9, 1])]),
+            Sample::new(
+                Self { transpose_b: true, out: None },
+                [TensorType::f32([2, 3, 4]), half(DType::Bf16, &[2, 5, 4])],
+            ),
+            Sample::new(
+                Self { transpose_b: false, out: None },
+                [TensorType::f32([3, 1100]), half(DType::F16, &[1100, 6])],
+            ),
+            Sample::new(
+                Self { transpose_b: false, out: Some(DType::F32) },
+                [half(DType::F16, &[3, 70]), half(DType::F16, &[70, 5])],
+            ),
         ]
     }
 }

@@ -7,12 +7,13 @@ use ccl::error::Error;
 use ccl::model_dir::{FRESH_SEED, ModelDir};
 use ccl::training::config::{Time, TrainConfig};
 use ccl::training::draws::{Draws, Place};
-use ccl::training::engine::{Engine, EngineSpec, Pace, Sizes, optimiser};
+use ccl::training::engine::{Engine, EngineSpec, Pace, Sizes, half_of, optimiser};
+use ccl_ir::DType;
 use ccl_model::{Clip, Task};
 use ccl_runtime::session::Tensors;
 
 use super::{Measured, Times};
-use crate::cli::args::RunArgs;
+use crate::cli::args::{RunArgs, dtype};
 use crate::cli::prepare::{memory_line, open_backend, warn_drift};
 
 /// Options of `ccl bench train`.
@@ -39,6 +40,9 @@ pub struct Args {
     /// Image tokens of every sample
     #[arg(long, value_name = "N", default_value_t = 0)]
     image_tokens: usize,
+    /// What products read and tokens are stored in, on GPUs
+    #[arg(long, value_name = "f32|bf16|f16", value_parser = dtype, default_value = "f32")]
+    dtype: DType,
     /// Steps in one measurement
     #[arg(long, value_name = "N", default_value_t = 4)]
     steps: usize,
@@ -84,6 +88,7 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
         clip: config.optimiser.clip,
         validates: false,
         memory: None,
+        half: half_of(args.dtype, device.as_ref())?,
     };
     let plans = spec.plans()?;
     let plan_s = begin.elapsed().as_secs_f64();

@@ -9,6 +9,7 @@ mod read;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ccl_ir::DType;
 use ccl_model::{Clip, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -197,8 +198,32 @@ pub struct Loop {
     pub threads: Option<usize>,
     /// Where to run.
     pub backend: String,
-    /// Arithmetic.
-    pub precision: String,
+    /// What products read and tokens are stored in.
+    pub precision: Precision,
+}
+
+/// What products read and tokens are stored in. Sums, norms, the loss, the parameters and all that the optimiser keeps are `f32` in any case.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// `f32`.
+    #[default]
+    F32,
+    /// `bf16`, on GPUs that have it.
+    Bf16,
+    /// `f16`, on GPUs that have it; gradients are scaled, so that small ones are not lost.
+    F16,
+}
+
+impl Precision {
+    /// The type of tokens.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+            Precision::F16 => DType::F16,
+        }
+    }
 }
 
 /// The paper's share of each task (SPEC 9), the share of text to a single modality cut in two.
@@ -270,7 +295,7 @@ impl Default for Loop {
             memory: None,
             threads: None,
             backend: "auto".into(),
-            precision: "f32".into(),
+            precision: Precision::F32,
         }
     }
 }
@@ -290,6 +315,9 @@ impl TrainConfig {
         }
         if self.optimiser.schedule == Schedule::Cosine {
             out.insert("train.steps".into(), whole["train"]["steps"].clone());
+        }
+        if self.train.precision != Precision::F32 {
+            out.insert("train.precision".into(), whole["train"]["precision"].clone());
         }
         out.insert("data.held_out".into(), whole["data"]["held_out"].clone());
         out

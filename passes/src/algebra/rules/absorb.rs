@@ -112,7 +112,7 @@ fn absorb(site: &mut Site<'_>, root: Id, l: &ops::Linear, c: &[Id], seen: &Seen)
     let by_head = site.transpose(by_head, &[1, 0, 2])?;
     // Context values through the projection, as the weight of a linear map of n H inputs: known with the weights.
     let values = site.transpose(seen.context[1], &[1, 0, 2])?;
-    let absorbed = site.add(ops::MatMul { transpose_b: true }, &[values, by_head])?;
+    let absorbed = site.add(ops::MatMul { transpose_b: true, out: None }, &[values, by_head])?;
     let absorbed = site.transpose(absorbed, &[2, 1, 0])?;
     let absorbed = site.reshape(absorbed, [width, n * heads])?;
     let of_context = site.slice(p, 2, 0, n)?;
@@ -125,7 +125,7 @@ fn absorb(site: &mut Site<'_>, root: Id, l: &ops::Linear, c: &[Id], seen: &Seen)
         let lk = site.shape(v)[1];
         let values = site.reshape(v, [batch * lk, heads, dim])?;
         let values = site.transpose(values, &[1, 0, 2])?;
-        let wide = site.add(ops::MatMul { transpose_b: true }, &[values, by_head])?;
+        let wide = site.add(ops::MatMul { transpose_b: true, out: None }, &[values, by_head])?;
         let wide = site.transpose(wide, &[1, 0, 2])?;
         let wide = site.reshape(wide, [batch, lk, heads, width])?;
         let of_window = site.slice(p, 2, n, s)?;
@@ -189,7 +189,7 @@ fn project(site: &mut Site<'_>, root: Id, c: &[Id], seen: &Seen) -> Option<()> {
     let mixed = site.reshape(mixed, [batch * lq, heads, inner])?;
     let mixed = site.transpose(mixed, &[1, 0, 2])?;
     let by_head = site.reshape(w, [heads, dim, inner])?;
-    let projected = site.add(ops::MatMul { transpose_b: true }, &[mixed, by_head])?;
+    let projected = site.add(ops::MatMul { transpose_b: true, out: None }, &[mixed, by_head])?;
     // The context has no bias to share.
     let bias = match bias {
         Some(b) => Some(site.reshape(b, [heads, dim])?),
@@ -203,7 +203,7 @@ fn project(site: &mut Site<'_>, root: Id, c: &[Id], seen: &Seen) -> Option<()> {
     let of_context = site.slice(p, 2, 0, n)?;
     let of_context = site.reshape(of_context, [batch * lq, n, heads])?;
     let of_context = site.transpose(of_context, &[2, 0, 1])?;
-    let from_context = site.add(ops::MatMul { transpose_b: false }, &[of_context, own])?;
+    let from_context = site.add(ops::MatMul { transpose_b: false, out: None }, &[of_context, own])?;
     let sum = site.binary(BinaryKind::Add, projected, from_context)?;
     let sum = site.transpose(sum, &[1, 0, 2])?;
     let mut result = site.reshape(sum, [batch, lq, heads, dim])?;

@@ -261,7 +261,7 @@ fn twice(site: &mut Site<'_>, root: Id) {
             }
             let mut add = || {
                 site.begin(root);
-                let product = site.add(ops::MatMul { transpose_b: false }, &[outer[1], inner[1]])?;
+                let product = site.add(ops::MatMul { transpose_b: false, out: None }, &[outer[1], inner[1]])?;
                 let bias = match inner.get(2) {
                     Some(&a) => Some(moved_bias(site, outer[1], outer.get(2).copied(), a)?),
                     None => outer.get(2).copied(),
