@@ -124,7 +124,24 @@ pub struct Engine {
     trained: BTreeSet<String>,
 }
 
-impl EngineSpec<'_> {
+impl<'a> EngineSpec<'a> {
+    /// One task, trained as a configuration that says nothing else does.
+    ///
+    /// # Errors
+    /// As for [`optimiser`].
+    pub fn of_task(model: &'a Config, task: Task, sizes: Sizes) -> Result<Self, Error> {
+        let config = TrainConfig { tasks: [(task, 1.0)].into(), ..TrainConfig::default() };
+        Ok(Self {
+            model,
+            sizes,
+            tasks: [task].into(),
+            optimiser: optimiser(&config, model)?,
+            clip: config.optimiser.clip,
+            validates: false,
+            memory: None,
+        })
+    }
+
     /// Compiles the plans, by name.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ccl_ir::plan::About;
+use ccl_ir::plan::{About, Again};
 use ccl_ir::{DType, Plan, TensorType};
 use ccl_model::{Clip, Config, Guidance, Spec, Task, answers, build_loss};
 use ccl_passes::differentiate::LOSS_SCALE;
@@ -76,7 +76,8 @@ pub fn plan_loss(config: &Config, request: &LossRequest) -> Result<Plan, Error> 
     Ok(plan)
 }
 
-/// The same with as few blocks computed again for their backward pass as it takes to fit `bytes` of memory.
+/// The same with as few blocks computed again for their backward pass as it takes to fit `bytes` of memory. The plan's report says what that costs
+/// and saves.
 ///
 /// # Errors
 /// As for [`plan_loss`], and when the plan does not fit with all blocks computed again.
@@ -85,8 +86,12 @@ pub fn plan_loss_within(config: &Config, request: &LossRequest, bytes: u64) -> R
         let training = request.training.clone().map(|t| Training { rematerialise, ..t });
         plan_loss(config, &LossRequest { training, ..request.clone() })
     };
-    let first = with(0)?;
+    let mut first = with(0)?;
+    let kept_flops = first.report.flops.values().sum();
+    let none =
+        Again { budget: bytes, blocks: 0, of: config.layers, kept_flops, kept_peak_bytes: first.report.peak_bytes };
     if first.report.peak_bytes <= bytes {
+        first.report.again = Some(none);
         return Ok(first);
     }
     // A block more never takes more memory, so that the fewest are found by halving.
@@ -105,6 +110,7 @@ pub fn plan_loss_within(config: &Config, request: &LossRequest, bytes: u64) -> R
             too_few = middle;
         }
     }
+    plan.report.again = Some(Again { blocks: enough, ..none });
     Ok(plan)
 }
 
