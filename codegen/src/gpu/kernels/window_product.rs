@@ -139,18 +139,8 @@ pub fn window_product<E: Float>(
             let mut b = 0f32;
             if of_weights {
                 if row < rows && inside {
-                    let place = [own.query + row / of_query_rows, row % of_query_rows, z];
-                    a = factor::<E>(
-                        halves,
-                        floats,
-                        sizes,
-                        batch,
-                        place[0],
-                        place[1],
-                        place[2],
-                        LEFT,
-                        comptime!(w.left),
-                    );
+                    let (query, r) = (own.query + row / of_query_rows, row % of_query_rows);
+                    a = factor::<E>(halves, floats, sizes, batch, query, r, z, LEFT, comptime!(w.left));
                 }
                 if column < own.keys * heads && inside {
                     let key = own.key + column / heads;
