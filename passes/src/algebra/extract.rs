@@ -55,6 +55,8 @@ pub(super) struct Prices<'a> {
     /// Classes from outside that want a gradient, and outputs that get one.
     wanted: BTreeSet<usize>,
     reached: BTreeSet<usize>,
+    /// Which values from outside get a gradient, by position.
+    learnt: Vec<bool>,
     /// Backward passes of terms, by class, term and the operands that want a gradient.
     backward: RefCell<BTreeMap<(usize, usize, Vec<bool>), Option<(u64, Work)>>>,
 }
@@ -82,6 +84,8 @@ pub(super) enum Unpriced {
     Kept(u64),
     /// A gradient would have to go through an operator that has no rule for it.
     NoGradient(&'static str),
+    /// Gradients would go to other values from outside: what is not learnt would be, or the other way round.
+    Learns,
 }
 
 impl<'a> Prices<'a> {
@@ -114,8 +118,8 @@ impl<'a> Prices<'a> {
         let leaf = |(n, _): (usize, &bool)| region.lookup(Term { kind: Kind::Leaf(n as u32), children: Vec::new() });
         let wanted = plain.wanted.iter().enumerate().filter(|(_, w)| **w).filter_map(leaf).map(at).collect();
         let reached = plain.reached.iter().zip(&outputs).filter(|(r, _)| **r).map(|(_, &o)| o).collect();
-        let (learns, backward) = (plain.learns, RefCell::default());
-        Self { region, classes, ids, index, outputs, model, budget, learns, wanted, reached, backward }
+        let (learns, learnt, backward) = (plain.learns, plain.learnt(), RefCell::default());
+        Self { region, classes, ids, index, outputs, model, budget, learns, wanted, reached, learnt, backward }
     }
 
     /// What a picosecond at a moment costs, as [`CostModel::weight`] says; where parameters change with every step, all work is a step's.
@@ -351,7 +355,14 @@ impl<'a> Prices<'a> {
             total.cost += u128::from(picoseconds) * self.weight(Binding::Step);
             total.work = total.work + work;
         }
-        Ok(())
+        // A sum of nothing is a gradient too: an optimiser would see it.
+        let mut learnt = vec![false; self.learnt.len()];
+        for &class in order {
+            if let Kind::Leaf(n) = chosen(class).term.kind {
+                learnt[n as usize] = gradients[class] > 0;
+            }
+        }
+        if learnt == self.learnt { Ok(()) } else { Err(Unpriced::Learns) }
     }
 
     /// The cheapest choice found, and its price; `start` must have one.

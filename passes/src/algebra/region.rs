@@ -42,6 +42,32 @@ impl Plain {
         self.leaves.iter().zip(&self.weights).filter(|(_, w)| **w).map(|((ty, _), _)| ty.bytes()).sum()
     }
 
+    /// Which of the values from outside get a gradient from the region.
+    pub fn learnt(&self) -> Vec<bool> {
+        let at = |wanted: &[bool], r: &Ref| match r {
+            Ref::Leaf(n) => self.wanted[*n as usize],
+            Ref::Node(n, _) => wanted[*n as usize],
+        };
+        let mut wanted: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for (op, inputs, _) in &self.nodes {
+            let through = inputs.iter().enumerate().any(|(i, r)| at(&wanted, r) && op.differentiable(i));
+            wanted.push(through);
+        }
+        let (mut leaves, mut nodes) = (vec![false; self.leaves.len()], vec![false; self.nodes.len()]);
+        let mut reach = |nodes: &mut [bool], r: &Ref| match r {
+            Ref::Leaf(n) => leaves[*n as usize] = self.wanted[*n as usize],
+            Ref::Node(n, _) => nodes[*n as usize] = wanted[*n as usize],
+        };
+        self.outputs.iter().zip(&self.reached).filter(|(_, r)| **r).for_each(|(o, _)| reach(&mut nodes, o));
+        for (n, (op, inputs, _)) in self.nodes.iter().enumerate().rev() {
+            if nodes[n] {
+                let through = inputs.iter().enumerate().filter(|(i, _)| op.differentiable(*i));
+                through.for_each(|(_, r)| reach(&mut nodes, r));
+            }
+        }
+        leaves
+    }
+
     /// What is priced, for people.
     pub fn step(&self) -> &'static str {
         if self.reached.contains(&true) { "a step, with its backward pass," } else { "a step" }

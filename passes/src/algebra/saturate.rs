@@ -304,6 +304,7 @@ fn refusals(
                     let share = settings.keep_share;
                     format!("{said}would keep {bytes} bytes of folded weights, more than {share} of the weights")
                 }
+                Err(Unpriced::Learns) => format!("{said}other parameters would get a gradient"),
                 Err(Unpriced::NoGradient(op)) => format!("{said}a gradient would have to go through {op}"),
                 _ => continue,
             };
