@@ -135,7 +135,8 @@ fn training(args: &Args, dir: &Path) -> Result<Plan, Error> {
     let request = request(&model.config, spec, task, clip, args.clip.batch.unwrap_or(1));
     let (text_tokens, image_tokens) = (request.text_tokens, request.image_tokens);
     let sizes = Sizes { clip, batch: request.batch, text_tokens, image_tokens };
-    let plans = EngineSpec { memory: args.memory, ..EngineSpec::of_task(&model.config, task, sizes)? }.plans()?;
+    let defaults = EngineSpec::of_task(&model.config, task, sizes)?;
+    let plans = EngineSpec { memory: args.memory, algebra: request.algebra, ..defaults }.plans()?;
     let plan = plans.into_iter().next().ok_or_else(|| Error::Failed(format!("no plan trains {task}")))?.1;
     Ok(Arc::unwrap_or_clone(plan))
 }

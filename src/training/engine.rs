@@ -17,6 +17,7 @@ use ccl_runtime::weights::WeightSource;
 use super::config::{TrainConfig, matches};
 use super::loss::{LossRequest, plan_loss, plan_loss_within};
 use crate::error::Error;
+use crate::planning::Algebra;
 
 /// Sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct EngineSpec<'a> {
     pub validates: bool,
     /// Memory that a plan may take.
     pub memory: Option<u64>,
+    /// Which rules of the algebra may be used, and by whose prices.
+    pub algebra: Algebra,
 }
 
 /// What a step came to.
@@ -139,6 +142,7 @@ impl<'a> EngineSpec<'a> {
             clip: config.optimiser.clip,
             validates: false,
             memory: None,
+            algebra: Algebra::default(),
         })
     }
 
@@ -160,6 +164,7 @@ impl<'a> EngineSpec<'a> {
             image_tokens: if task.computes(Stream::Video) { self.sizes.image_tokens } else { 0 },
             training,
             states: states.clone(),
+            algebra: self.algebra.clone(),
             validate: false,
         };
         let mut plans = Vec::new();

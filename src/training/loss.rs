@@ -16,6 +16,7 @@ use ccl_runtime::session::Tensors;
 use ccl_runtime::weights::WeightStore;
 
 use crate::error::Error;
+use crate::planning::Algebra;
 use crate::running::clip_of_inputs;
 
 /// What to plan a loss for.
@@ -35,6 +36,8 @@ pub struct LossRequest {
     pub training: Option<Training>,
     /// The table of states that plans share.
     pub states: Vec<(String, TensorType)>,
+    /// Which rules of the algebra may be used, and by whose prices.
+    pub algebra: Algebra,
     /// Hold every pass against the interpreter.
     pub validate: bool,
 }
@@ -67,6 +70,7 @@ pub fn plan_loss(config: &Config, request: &LossRequest) -> Result<Plan, Error> 
         schedule_rows: 0,
         training: request.training.clone(),
         states: request.states.clone(),
+        algebra: request.algebra.settings("cpu", None),
         validate: request.validate,
         ..Options::default()
     };
@@ -130,6 +134,7 @@ pub fn request_of_inputs(config: &Config, task: Task, inputs: &Inputs) -> Result
         image_tokens,
         training: None,
         states: Vec::new(),
+        algebra: Algebra::default(),
         validate: false,
     })
 }

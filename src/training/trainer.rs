@@ -21,6 +21,7 @@ use super::keep;
 use super::metrics::{Averages, Metrics, Row};
 use super::source::{Data, Start};
 use crate::error::Error;
+use crate::planning::Algebra;
 
 /// A training that is ready to go on.
 pub struct Trainer {
@@ -115,6 +116,7 @@ impl Trainer {
             clip: config.optimiser.clip,
             validates: validation.is_some(),
             memory: config.train.memory,
+            algebra: Algebra::default(),
         };
         let mut engine = Engine::new(&spec, spec.plans()?, backend)?;
         let mut wanted = BTreeMap::new();
