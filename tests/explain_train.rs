@@ -33,6 +33,7 @@ fn the_phases_are_the_whole_step() {
     for task in ["t2v", "t2a", "t2av", "a2v", "v2a", "joint"] {
         let json = small(&format!("--json --task {task}")).ok().json();
         assert_eq!(json["task"], task);
+        assert_eq!(json, small(&format!("--json --task {task}")).ok().json(), "the same plan every time");
         let shares = shares(&json);
         assert_eq!(shares.values().sum::<u64>(), total(&json), "{task}");
         let of = |phase: &str| shares.iter().filter(|((p, _), _)| p == phase).map(|(_, n)| n).sum::<u64>();

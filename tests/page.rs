@@ -111,7 +111,7 @@ fn the_14b_page_is_small_and_folds_its_blocks() {
         "forty blocks once"
     );
     // The edges: what the calls of a block read.
-    assert!(graph.contains("30 calls of block 0") && graph.contains("q.weight, q.bias"), "calls and what they read");
+    assert!(graph.contains("29 calls of block 0") && graph.contains("q.weight, q.bias"), "calls and what they read");
     assert!(!graph.contains("block 17") && !graph.contains("blocks.17"), "a block of forty equal ones");
     assert!(page.section("rewrites").contains("blocks.<wbr>N.<wbr>cca"));
     // Thousands of buffers, and no more rectangles than a phone can bear.

@@ -44,6 +44,10 @@ pub fn text(plan: &Plan, all_events: bool) -> String {
         human_bytes(r.live_lower_bound_bytes)
     );
     let _ = writeln!(out, "  weights  {:>10}   {} tensors", human_bytes(r.weight_bytes), plan.weights.len());
+    if plan.state_bytes > 0 {
+        let (bytes, count) = (human_bytes(plan.state_bytes), plan.states.len());
+        let _ = writeln!(out, "  states   {bytes:>10}   {count} parameters, moments and averages, updated in place");
+    }
     let _ = writeln!(
         out,
         "  kept     {:>10}   inputs, and values kept from one entry to the next",

@@ -12,7 +12,7 @@ use ccl_model::{Clip, Task};
 use ccl_runtime::session::Tensors;
 
 use super::{Measured, Times};
-use crate::cli::args::RunArgs;
+use crate::cli::args::{AlgebraArgs, RunArgs};
 use crate::cli::prepare::{memory_line, open_backend, warn_drift};
 
 /// Options of `ccl bench train`.
@@ -52,6 +52,8 @@ pub struct Args {
     #[arg(long)]
     trace: bool,
     #[command(flatten)]
+    algebra: AlgebraArgs,
+    #[command(flatten)]
     run: RunArgs,
 }
 
@@ -73,7 +75,8 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let (clip, batch) = (args.clip, args.batch);
     let sizes = Sizes { clip, batch, text_tokens: args.text_tokens, image_tokens: args.image_tokens };
     let begin = Instant::now();
-    let spec = EngineSpec::of_task(&model.config, args.task, sizes)?;
+    let defaults = EngineSpec::of_task(&model.config, args.task, sizes)?;
+    let spec = EngineSpec { algebra: args.algebra.request(), ..defaults };
     let plans = spec.plans()?;
     let plan_s = begin.elapsed().as_secs_f64();
     let begin = Instant::now();

@@ -112,16 +112,23 @@ fn work(plan: &Plan) -> Markup {
 
 fn memory(plan: &Plan) -> Markup {
     let r = &plan.report;
-    let pieces = [("weights", r.weight_bytes), ("kept", plan.persistent_bytes), ("working", plan.scratch_bytes)];
+    // A plan has weights or, in training, states.
+    let pieces = [
+        ("weights", r.weight_bytes),
+        ("states", plan.state_bytes),
+        ("kept", plan.persistent_bytes),
+        ("working", plan.scratch_bytes),
+    ];
+    let pieces: Vec<(&str, u64)> = pieces.into_iter().filter(|(_, n)| *n > 0).collect();
     let all = r.peak_bytes.max(1) as f64;
     let below = html! {
         div.stack {
-            @for (name, n) in pieces {
+            @for &(name, n) in &pieces {
                 span class={ "s-" (name) } style={ "width:" (format!("{:.1}", 100.0 * n as f64 / all)) "%" }
                     title={ (name) " " (human_bytes(n)) } {}
             }
         }
-        ul.legend { @for (name, n) in pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
+        ul.legend { @for &(name, n) in &pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
         @if let Some(s) = needed(plan) { p.note { "about " (human_bytes(s.peak_bytes)) " as specialised" } }
     };
     tile("Memory", &human_bytes(r.peak_bytes), below)
