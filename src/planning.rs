@@ -65,7 +65,7 @@ pub enum RuleSet {
 
 impl Algebra {
     /// The pass's settings for a target; `None` where there is nothing to do.
-    fn settings(&self, target: &str, half: Option<DType>) -> Option<Settings> {
+    pub(crate) fn settings(&self, target: &str, half: Option<DType>) -> Option<Settings> {
         let spec = self.spec.clone().unwrap_or_else(|| DeviceSpec::for_target(target));
         let mut settings = Settings::new(spec);
         settings.cost.half = half;

@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use ccl::model_dir::ModelDir;
+use ccl::planning::{Algebra, RuleSet};
 use ccl::running::backend;
 use ccl::runtime::HostTensor;
 use ccl::runtime::session::Tensors;
@@ -59,12 +60,19 @@ impl Case {
     }
 
     /// An engine with the case's parameters that takes `accumulate` batches a step.
-    fn engine(&self, batch: usize, accumulate: usize, backend_name: &str) -> Engine {
-        self.engine_in(None, batch, accumulate, backend_name)
+    fn engine(&self, batch: usize, accumulate: usize, backend_name: &str, rules: RuleSet) -> Engine {
+        self.engine_in(None, batch, accumulate, backend_name, rules)
     }
 
     /// The same with products and tokens in half precision.
-    fn engine_in(&self, half: Option<DType>, batch: usize, accumulate: usize, backend_name: &str) -> Engine {
+    fn engine_in(
+        &self,
+        half: Option<DType>,
+        batch: usize,
+        accumulate: usize,
+        backend_name: &str,
+        rules: RuleSet,
+    ) -> Engine {
         let mut config = self.config.clone();
         config.optimiser.accumulate = accumulate;
         let spec = EngineSpec {
@@ -76,6 +84,7 @@ impl Case {
             validates: false,
             memory: None,
             half,
+            algebra: Algebra { rules, ..Algebra::default() },
         };
         let device = backend(backend_name, Some(2)).expect("a backend");
         let mut engine = Engine::new(&spec, spec.plans().expect("plans"), device.as_ref()).expect("an engine");
@@ -140,8 +149,15 @@ fn apart(engine: &mut Engine, case: &Case, first: &BTreeMap<String, Tensor>) -> 
 
 #[test]
 fn twenty_steps_agree_with_pytorch() {
+    // Small models are too small for most rules to pay: `Always` applies them all the same.
+    for rules in [RuleSet::None, RuleSet::All, RuleSet::Always] {
+        twenty_steps(rules);
+    }
+}
+
+fn twenty_steps(rules: RuleSet) {
     let case = Case::open();
-    let mut engine = case.engine(case.sizes.batch, 1, "cpu");
+    let mut engine = case.engine(case.sizes.batch, 1, "cpu", rules);
     let first = tensors::read(&common::case("small").join("weights.safetensors"));
     for step in 1..=case.steps() {
         let batch = case.batch(&engine, step, 0, case.sizes.batch);
@@ -174,7 +190,7 @@ fn twenty_steps_agree_with_pytorch() {
 #[test]
 fn twenty_steps_in_half_precision_stay_close_to_pytorch() {
     let case = Case::open();
-    let mut engine = case.engine_in(Some(DType::F16), case.sizes.batch, 1, "wgpu");
+    let mut engine = case.engine_in(Some(DType::F16), case.sizes.batch, 1, "wgpu", RuleSet::All);
     let first = tensors::read(&common::case("small").join("weights.safetensors"));
     // Far above what f16 holds: the first steps must find that out.
     *engine.scaling() =
@@ -213,7 +229,7 @@ fn accumulated_gradients_are_those_of_one_batch() {
     let case = Case::open();
     assert_eq!(case.sizes.batch, 2);
     let first = tensors::read(&common::case("small").join("weights.safetensors"));
-    let mut engine = case.engine(1, 2, "cpu");
+    let mut engine = case.engine(1, 2, "cpu", RuleSet::All);
     for step in 1..=case.steps() {
         let batches = [0, 1].map(|i| Ok(case.batch(&engine, step, i, i + 1)));
         let done = engine.step(case.task(step), batches, &case.pace(step)).expect("a step");
@@ -230,7 +246,7 @@ fn accumulated_gradients_are_those_of_one_batch() {
 fn a_step_that_is_not_finite_changes_nothing() {
     let case = Case::open();
     for accumulate in [1, 2] {
-        let mut engine = case.engine(1, accumulate, "cpu");
+        let mut engine = case.engine(1, accumulate, "cpu", RuleSet::All);
         let all = |engine: &mut Engine| -> BTreeMap<String, Tensor> {
             let names: Vec<String> = engine.learner().states().map(|(n, _)| n.to_owned()).collect();
             let kept = names.into_iter().filter(|n| !n.starts_with("sum."));

@@ -8,7 +8,10 @@ mod gpu_common;
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Lowered, Target, lower};
 use ccl_ir::interp::sample_inputs;
-use ccl_ir::ops::{Attention, AttentionGrad, NO_KEYS, PartitionedContextAttention, PartitionedContextAttentionGrad};
+use ccl_ir::ops::{
+    Attention, AttentionGrad, NO_KEYS, PartitionedContextAttention, PartitionedContextAttentionGrad, WindowDots,
+    WindowSpread,
+};
 use ccl_ir::partition::{Edge, Partition};
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
@@ -252,6 +255,37 @@ fn nearest_frames() {
     // Frames with one audio token, with several, with none; blocks of keys across frames.
     for (frames, per, length) in [(5, 12, 38), (6, 7, 4), (1, 20, 9), (9, 3, 9), (4, 1, 21)] {
         check(&cca(nearest(frames, per, length), DType::F32, 2, 2, 8), SINGLE);
+    }
+}
+
+/// Products over windows: rows with values, and weights with rows; the queries' operands with rows outside of queries, and in half precision.
+#[test]
+fn products_over_windows() {
+    let outside = |c: &mut Call, i: usize| {
+        let &[_, lq, rows, n] = c.inputs[i].ty.shape.as_slice() else { panic!("no rows of queries") };
+        c.inputs[i].strides = [rows * lq * n, n, lq * n, 1].map(|s| s as u64).to_vec();
+    };
+    let edges = [Edge::Mask, Edge::Shift, Edge::Replicate].map(|edge| windows(7, 38, 21, edge));
+    for partition in edges.into_iter().chain([nearest(5, 12, 38), nearest(6, 7, 4), windows(4, 50, 3, Edge::Mask)]) {
+        let (lq, lk, s) = (partition.queries(), partition.keys(), partition.widest());
+        for (dtype, bound) in [(DType::F32, SINGLE), (DType::F16, HALF)] {
+            for (rows, heads, d) in [(1, 3, 20), (5, 1, 9), (2, 2, 33)] {
+                let ty = |shape: [usize; 4]| TensorType::new(dtype, shape);
+                let (g, u, p) = (ty([2, lq, rows, d]), ty([2, lk, heads, d]), ty([2, lq, rows, s * heads]));
+                let dots = Sample::new(Op::from(WindowDots { partition }), [g.clone(), u]);
+                let spread = Sample::new(Op::from(WindowSpread { partition }), [p, g]);
+                for (sample, views) in [(&dots, &[0][..]), (&spread, &[0, 1])] {
+                    for viewed in [false, true] {
+                        let mut call = call(sample);
+                        views.iter().filter(|_| viewed).for_each(|&i| outside(&mut call, i));
+                        let drawn = sample_inputs(sample, 5);
+                        let inputs: Vec<Buffer> =
+                            call.inputs.iter().zip(&drawn).map(|(o, t)| Buffer::new(o, &t.data)).collect();
+                        check_call(&target(), &call, &inputs, bound);
+                    }
+                }
+            }
+        }
     }
 }
 

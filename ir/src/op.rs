@@ -277,6 +277,8 @@ operators!(
     PartitionedContextAttention,
     ContextProbabilities,
     WindowMix,
+    WindowDots,
+    WindowSpread,
     MergeAttention,
     RmsNormRope,
     Patchify,

@@ -8,12 +8,10 @@ use ccl_ir::ops::{Binary, BinaryKind, Constant, Reduce};
 use ccl_ir::{Binding, Graph, Op, Sample, Tensor, TensorType, Value, verify::verify};
 
 /// Operators without a rule, and why none is needed. A new operator without a rule must be named here.
-const WITHOUT_RULE: [(&str, &str); 9] = [
+const WITHOUT_RULE: [(&str, &str); 7] = [
     ("time_features", "the time is given, never learnt"),
     ("index", "reads a schedule: hoisting makes it, after differentiation"),
     ("merge_attention", "puts dealt out keys together: splitting makes it, after differentiation"),
-    ("context_probabilities", "attention in two halves: the algebra makes it, in plans that are not differentiated"),
-    ("window_mix", "the other half"),
     ("norm_grad", "part of a backward pass"),
     ("attention_grad", "part of a backward pass"),
     ("partitioned_context_attention_grad", "part of a backward pass"),

@@ -3,7 +3,8 @@
 //! A call takes as long as its arithmetic or its memory traffic does, whichever is longer, and the time between two calls on top.
 //! Views take nothing. What is computed once per clip counts as a share of a step, what is computed once per model hardly counts.
 
-use ccl_ir::{Access, Binding, DType, Op, TensorType, Work};
+use ccl_ir::grad::gradients;
+use ccl_ir::{Access, Binding, DType, Graph, Op, TensorType, Value, Work};
 
 use crate::device::DeviceSpec;
 use crate::layout::is_view;
@@ -36,14 +37,50 @@ impl CostModel {
             return 0;
         }
         let work = op.work(inputs, outputs);
-        let rate = self.spec.flops(self.operands(op, inputs));
         let bytes: f64 = match op {
             // Tables stay as they are.
             Op::RopeTable(_) | Op::TimeFeatures(_) | Op::WindowMask(_) => work.bytes as f64,
             _ => inputs.iter().copied().chain(outputs).map(|t| self.bytes(t)).sum(),
         };
-        let seconds = (work.flops as f64 / rate).max(bytes / self.spec.bandwidth) + self.spec.call_seconds;
-        (seconds * 1e12) as u64
+        (self.spec.seconds(work.flops as f64, bytes, self.operands(op, inputs)) * 1e12) as u64
+    }
+
+    /// Picoseconds and work of an operator's backward pass, with the copies that its views need; `wanted` says which inputs want a gradient.
+    /// `None` where the operator has no rule.
+    pub fn backward(&self, op: &Op, inputs: &[&TensorType], wanted: &[bool]) -> Option<(u64, Work)> {
+        let mut g = Graph::new("backward");
+        let mut given = Vec::with_capacity(inputs.len());
+        for (i, &ty) in inputs.iter().enumerate() {
+            given.push(g.input(&format!("in{i}"), ty.clone(), Binding::Step).ok()?);
+        }
+        let of = g.add("forward", op.clone(), &given).ok()?;
+        let seed = g.input("seed", g.ty(of).clone(), Binding::Step).ok()?;
+        let forward = g.nodes().len();
+        let wrt: Vec<Value> = given.iter().zip(wanted).filter(|(_, w)| **w).map(|(v, _)| *v).collect();
+        let found = gradients(&mut g, of, seed, &wrt).ok()?;
+        found.into_iter().flatten().enumerate().for_each(|(i, v)| g.output(format!("grad{i}"), v, None));
+        let live = g.live();
+        let (mut picoseconds, mut work) = (0, Work::default());
+        let mut lies: Vec<Lie> = Vec::with_capacity(g.nodes().len());
+        for (id, node) in g.iter() {
+            let types: Vec<&TensorType> = node.inputs.iter().map(|v| g.ty(*v)).collect();
+            lies.push(match is_view(&node.op) {
+                true => lie_of_view(&node.op, types[0], lies[node.inputs[0].node.index()]),
+                false => Lie::Dense,
+            });
+            if id.index() < forward || !live[id.index()] || is_view(&node.op) {
+                continue;
+            }
+            picoseconds += self.picoseconds(&node.op, &types, &node.types);
+            work = work + g.work(id);
+            for (i, v) in node.inputs.iter().enumerate() {
+                if wants_copy(&node.op, i, lies[v.node.index()]) {
+                    picoseconds += self.copy(types[i]);
+                    work = work + Work { flops: 0, bytes: 2 * types[i].bytes() };
+                }
+            }
+        }
+        Some((picoseconds, work))
     }
 
     /// Element type in which the matrix units see the operands.

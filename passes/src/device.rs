@@ -59,6 +59,7 @@ impl DeviceSpec {
     /// The specification that plans for a target are made by where none is given.
     pub fn for_target(target: &str) -> Self {
         let name = match target {
+            t if t.starts_with("cuda:sm_89") => "rtx4090",
             t if t.starts_with("cuda") => "h200",
             t if t.starts_with("wgpu") => "wgpu",
             _ => "cpu",
@@ -111,6 +112,11 @@ impl DeviceSpec {
         toml::to_string(self).unwrap_or_default()
     }
 
+    /// Seconds of one call: its arithmetic on operands of a type or its traffic, whichever takes longer, and the time between two calls.
+    pub fn seconds(&self, flops: f64, bytes: f64, operands: DType) -> f64 {
+        (flops / self.flops(operands)).max(bytes / self.bandwidth) + self.call_seconds
+    }
+
     /// Rate of matrix products on operands of a type.
     pub fn flops(&self, dtype: DType) -> f64 {
         let rate = |name| self.matrix_flops.get(name).copied();
@@ -128,7 +134,7 @@ mod tests {
             let spec = DeviceSpec::shipped(name).unwrap_or_else(|| panic!("{name}"));
             assert_eq!(DeviceSpec::parse(&spec.to_toml()), Ok(spec));
         }
-        for (target, name) in [("cpu", "cpu"), ("wgpu", "wgpu"), ("cuda:sm_90a", "h200")] {
+        for (target, name) in [("cpu", "cpu"), ("wgpu", "wgpu"), ("cuda:sm_89", "rtx4090"), ("cuda:sm_90a", "h200")] {
             assert_eq!(Some(DeviceSpec::for_target(target)), DeviceSpec::shipped(name));
         }
     }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use ccl_ir::grad::gradients;
-use ccl_ir::{Binding, Graph, Op, TensorType, Value, Work};
+use ccl_ir::grad::{self, Flow, gradients};
+use ccl_ir::{Binding, Graph, Node, NodeId, Op, TensorType, Value, Work};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -29,17 +29,7 @@ pub const GRADIENT: &str = "grad.";
 pub fn run(graph: &Graph, only: Option<&BTreeSet<String>>, record: &mut Record) -> Result<Graph, PassError> {
     let err = PassError::ir("differentiate");
     let mut g = graph.clone();
-    let Some(loss) = g.outputs.iter().find(|o| o.name == LOSS).map(|o| o.value) else {
-        return Err(PassError::NoOutputs(graph.name.clone()));
-    };
-    let wanted = |name: &str| only.is_none_or(|set| set.contains(name));
-    let states: Vec<(String, Value)> = g
-        .iter()
-        .filter_map(|(id, n)| match &n.op {
-            Op::State(s) if wanted(&s.name) => Some((s.name.clone(), Value { node: id, port: 0 })),
-            _ => None,
-        })
-        .collect();
+    let (loss, states) = (loss(graph)?, states(graph, only));
     let forward = g.total_work();
     let seed = g.input(LOSS_SCALE, TensorType::f32([]), Binding::Step).map_err(&err)?;
     let wrt: Vec<Value> = states.iter().map(|(_, v)| *v).collect();
@@ -56,6 +46,30 @@ pub fn run(graph: &Graph, only: Option<&BTreeSet<String>>, record: &mut Record) 
     let reason = format!("the backward pass to {} states; {without} get no gradient", states.len() - without);
     record.applied("differentiate", "gradient", LOSS, reason, added.flops as i64, added.bytes as i64);
     attach(&g)
+}
+
+fn loss(graph: &Graph) -> Result<Value, PassError> {
+    let loss = graph.outputs.iter().find(|o| o.name == LOSS).map(|o| o.value);
+    loss.ok_or_else(|| PassError::NoOutputs(graph.name.clone()))
+}
+
+/// The states that gradients are wanted for, by name.
+fn states(graph: &Graph, only: Option<&BTreeSet<String>>) -> Vec<(String, Value)> {
+    let wanted = |name: &str| only.is_none_or(|set| set.contains(name));
+    let state = |(id, n): (NodeId, &Node)| match &n.op {
+        Op::State(s) if wanted(&s.name) => Some((s.name.clone(), Value { node: id, port: 0 })),
+        _ => None,
+    };
+    graph.iter().filter_map(state).collect()
+}
+
+/// Where the gradients that [`run`] adds will flow.
+///
+/// # Errors
+/// When there is no loss.
+pub fn flow(graph: &Graph, only: Option<&BTreeSet<String>>) -> Result<Flow, PassError> {
+    let wrt: Vec<Value> = states(graph, only).into_iter().map(|(_, v)| v).collect();
+    Ok(grad::flow(graph, loss(graph)?, &wrt))
 }
 
 /// Removes the marks at which gradients stop.

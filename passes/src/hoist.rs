@@ -7,11 +7,12 @@
 //!
 //! > `f(row_k(S)) = row_k(f(S))` for every `f` that treats rows alike,
 //!
-//! so that the embedding of the whole schedule lands in the prologue.
+//! so that the embedding of the whole schedule lands in the prologue. What every block then makes of the row and a weight of its own is one
+//! call for all of them.
 
 use std::collections::{BTreeMap, HashMap};
 
-use ccl_ir::{Binding, DType, Graph, Op, TensorType, Value, Work, ops};
+use ccl_ir::{Binding, DType, Graph, Node, NodeId, Op, TensorType, Value, Work, ops};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -70,7 +71,81 @@ pub fn run(graph: &Graph, rows: usize, record: &mut Record) -> Result<Graph, Pas
         let reason = "f(row k of S) = row k of f(S): computed for the whole schedule at once";
         record.applied("hoist", "row choice sinks", &node.at, reason, -(moved.flops as i64), -(moved.bytes as i64));
     }
+    together(&re.finish(), record)
+}
+
+/// What makes sums with one row alike: the row, the operator, the row's place among its operands, the type of the weights.
+type Alike = (Value, ops::BinaryKind, usize, TensorType);
+
+/// Sums of one row with the weights of many blocks as one sum with all of them, by the law
+///
+/// > `(a + r, b + r, ..) = (a, b, ..) + r`:
+///
+/// what the schedule leaves to the step are then a few calls, however many blocks there are.
+fn together(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
+    let err = PassError::ir("hoist");
+    let alike = |node: &Node| -> Option<Alike> {
+        let Op::Binary(b) = &node.op else { return None };
+        let row = node.inputs.iter().position(|v| matches!(graph.op(*v), Op::Index(_)))?;
+        let weight = node.inputs[1 - row];
+        let same = graph.ty(node.inputs[row]) == &node.types[0];
+        (same && matches!(graph.op(weight), Op::Weight(_)))
+            .then(|| (node.inputs[row], b.kind, row, graph.ty(weight).clone()))
+    };
+    let mut groups: Vec<(Alike, Vec<NodeId>)> = Vec::new();
+    for (id, node) in graph.iter() {
+        let Some(key) = alike(node) else { continue };
+        match groups.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, members)) => members.push(id),
+            None => groups.push((key, vec![id])),
+        }
+    }
+    groups.retain(|(_, members)| members.len() > 1);
+    groups.retain(|(_, members)| record.allow("hoist", "sums of a row together", &graph.node(members[0]).at));
+    let mut re = Rebuild::new(graph);
+    let mut sums: HashMap<NodeId, Value> = HashMap::new();
+    for (id, node) in graph.iter() {
+        let group = groups.iter().find_map(|g| Some((g, g.1.iter().position(|m| *m == id)?)));
+        let Some((((_, kind, row, ty), members), n)) = group else {
+            re.keep(id).map_err(&err)?;
+            continue;
+        };
+        let add = |re: &mut Rebuild<'_>, at: &str, op: Op, inputs: &[Value]| re.new.add(at, op, inputs).map_err(&err);
+        let row_value = re.get(node.inputs[*row]);
+        let sum = match sums.get(&members[0]) {
+            Some(&sum) => sum,
+            None => {
+                let at = outside(&node.at);
+                let mut parts = Vec::with_capacity(members.len());
+                for &m in members {
+                    let Op::Weight(w) = graph.op(graph.node(m).inputs[1 - row]) else { continue };
+                    let weight = re.new.weight(&w.name, w.ty.clone()).map_err(&err)?;
+                    let shape = [&[1], &ty.shape[..]].concat();
+                    parts.push(add(&mut re, &at, ops::Reshape { shape }.into(), &[weight])?);
+                }
+                let all = add(&mut re, &at, ops::Concat { axis: 0 }.into(), &parts)?;
+                let inputs = if *row == 0 { [row_value, all] } else { [all, row_value] };
+                let sum = add(&mut re, &at, ops::Binary { kind: *kind }.into(), &inputs)?;
+                sums.insert(members[0], sum);
+                let reason =
+                    format!("{} sums with weights as one call: only the row changes with the step", members.len());
+                record.applied("hoist", "sums of a row together", &at, reason, 0, 0);
+                sum
+            }
+        };
+        let own = add(&mut re, &node.at, ops::Slice { axis: 0, start: n, len: 1 }.into(), &[sum])?;
+        let own = add(&mut re, &node.at, ops::Reshape { shape: node.types[0].shape.clone() }.into(), &[own])?;
+        re.replace(id, own);
+    }
     Ok(re.finish())
+}
+
+/// The path without its block: `cond/video.blocks.3.modulation` as `cond/video.modulation`.
+fn outside(at: &str) -> String {
+    match at.split_once(".blocks.") {
+        Some((stream, rest)) => format!("{stream}.{}", rest.split_once('.').map_or(rest, |(_, part)| part)),
+        None => at.to_owned(),
+    }
 }
 
 fn refuse(record: &mut Record, op: &str, at: &str, ty: &TensorType, rows: usize, operand: usize) {

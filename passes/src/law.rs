@@ -45,6 +45,7 @@ const LAWS: &[(&str, &str, &str)] = &[
     ("algebra", "saturate", "of programs that are equal by the rules' laws, the cheapest is taken"),
     ("hoist", "time from the schedule", "t of step k = row k of the schedule"),
     ("hoist", "row choice sinks", "f(row k of S) = row k of f(S) for every f that treats rows alike"),
+    ("hoist", "sums of a row together", "(a + r, b + r, ..) = (a, b, ..) + r"),
     ("bind", "to load", "a value that depends on weights alone is the same in every clip"),
     ("bind", "to prologue", "a value that no noisy latent enters is the same in every step"),
     ("bind", "to epilogue", "a value that no step reads can wait until the loop is over"),

@@ -16,39 +16,29 @@ pub struct Lifetime {
 
 /// Offsets for all lifetimes, multiples of `alignment`, and the size of the region.
 pub fn place(lifetimes: &[Lifetime], alignment: u64) -> (Vec<u64>, u64) {
-    let calls = lifetimes.iter().map(|l| l.last + 1).max().unwrap_or(0);
     let mut order: Vec<usize> = (0..lifetimes.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(lifetimes[i].bytes), lifetimes[i].first, i));
     let mut offsets = vec![0u64; lifetimes.len()];
-    // Buffers already placed, by each call during which they are alive.
-    let mut alive: Vec<Vec<usize>> = vec![Vec::new(); calls];
+    // Buffers already placed, by their offsets. In training many live long: to look through all of them is shorter than call by call.
+    let mut placed: Vec<(u64, usize)> = Vec::with_capacity(lifetimes.len());
     let mut size = 0;
-    let mut seen = vec![usize::MAX; lifetimes.len()];
-    let mut taken: Vec<(u64, u64)> = Vec::new();
     for &i in &order {
         let l = &lifetimes[i];
-        taken.clear();
-        for others in &alive[l.first..=l.last] {
-            for &o in others {
-                if seen[o] != i {
-                    seen[o] = i;
-                    taken.push((offsets[o], offsets[o] + lifetimes[o].bytes));
-                }
-            }
-        }
-        taken.sort_unstable();
         let mut offset = 0u64;
-        for &(start, end) in &taken {
+        for &(start, other) in &placed {
+            let o = &lifetimes[other];
+            if o.last < l.first || l.last < o.first {
+                continue;
+            }
             if offset + l.bytes <= start {
                 break;
             }
-            offset = offset.max(end.next_multiple_of(alignment));
+            offset = offset.max((start + o.bytes).next_multiple_of(alignment));
         }
         offsets[i] = offset;
         size = size.max(offset + l.bytes);
-        for others in &mut alive[l.first..=l.last] {
-            others.push(i);
-        }
+        let at = placed.partition_point(|p| *p < (offset, i));
+        placed.insert(at, (offset, i));
     }
     (offsets, size.next_multiple_of(alignment))
 }

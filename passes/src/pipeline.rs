@@ -33,6 +33,13 @@ pub struct Training {
     pub half: Option<DType>,
 }
 
+impl Training {
+    /// The parameters that get gradients; `None`: all.
+    fn learnt(&self) -> Option<BTreeSet<String>> {
+        self.only.clone().or_else(|| self.optimiser.as_ref().map(Optimiser::trained))
+    }
+}
+
 /// Settings of one compilation.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -126,8 +133,14 @@ pub fn compile_some(
         g = pass("cse", &g, &cse::run)?;
         g = pass("dead", &g, &dead::run)?;
     }
-    if let Some(settings) = options.algebra.as_ref().filter(|_| options.training.is_none()) {
-        g = pass("algebra", &g, &|g, r| algebra::run(g, settings, r))?;
+    if let Some(settings) = &options.algebra {
+        g = match &options.training {
+            None => pass("algebra", &g, &|g, r| algebra::run(g, settings, r))?,
+            Some(training) => {
+                let flow = differentiate::flow(&g, training.learnt().as_ref())?;
+                pass("algebra", &g, &|g, r| algebra::run_differentiable(g, settings, &flow, r))?
+            }
+        };
         g = pass("simplify", &g, &simplify::run)?;
         g = pass("cse", &g, &cse::run)?;
         g = pass("dead", &g, &dead::run)?;
@@ -171,10 +184,7 @@ fn train(
     g: Graph,
     training: &Training,
 ) -> Passed {
-    let mut only = training.only.clone();
-    if let Some(optimiser) = &training.optimiser {
-        only.get_or_insert_with(|| optimiser.trained());
-    }
+    let only = training.learnt();
     let mut g = pass("differentiate", &g, &|g, r| differentiate::run(g, only.as_ref(), r))?;
     if let Some(optimiser) = &training.optimiser {
         g = pass("optimise", &g, &|g, r| optimise::run(g, optimiser, r))?;

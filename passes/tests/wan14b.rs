@@ -2,7 +2,10 @@
 
 mod common;
 
-use ccl_ir::Op;
+use std::collections::BTreeSet;
+
+use ccl_ir::plan::Place;
+use ccl_ir::{Binding, Op};
 use ccl_model::{Guidance, Task};
 use ccl_passes::Options;
 use common::{plan, wan14b};
@@ -59,9 +62,43 @@ fn every_task_and_guidance_plans_within_the_memory_bound() {
                 plan.scratch_bytes,
                 plan.live_scratch_lower_bound()
             );
-            let gathers =
-                plan.entries.values().flatten().filter(|c| matches!(c.op, Op::WindowGather(_) | Op::Concat(_)));
+            // Weights may be put side by side once.
+            let running = plan.entries.iter().filter(|(b, _)| **b != Binding::Load).flat_map(|(_, calls)| calls);
+            let gathers = running.filter(|c| matches!(c.op, Op::WindowGather(_) | Op::Concat(_)));
             assert_eq!(gathers.count(), 0, "{task} {guidance}: keys are copied");
         }
+    }
+}
+
+/// What depends on the noise levels alone is computed once for the whole schedule: every call of a step reads the noisy latents, or is the
+/// choice of a row.
+#[test]
+fn the_schedule_leaves_nothing_to_the_step_but_the_choice_of_its_row() {
+    for (task, guidance) in
+        [(Task::Joint, Guidance::TwoPass), (Task::V2a, Guidance::None), (Task::T2av, Guidance::ThreePass)]
+    {
+        let plan = plan(&wan14b(), task, guidance, CLIP, &Options::default());
+        let buffer = |place| match place {
+            Place::Buffer(b) => Some(b),
+            Place::Weight(_) => None,
+        };
+        let noisy = plan.inputs.iter().filter(|p| p.binding == Binding::Step && p.name != "step");
+        let mut noisy: BTreeSet<u32> = noisy.filter_map(|p| buffer(p.operand.place)).collect();
+        assert!(!noisy.is_empty());
+        let mut rows = 0;
+        for call in plan.calls(Binding::Step) {
+            let outputs = call.outputs.iter().filter_map(|o| buffer(o.place));
+            if call.inputs.iter().filter_map(|o| buffer(o.place)).any(|b| noisy.contains(&b)) {
+                noisy.extend(outputs);
+                continue;
+            }
+            outputs.for_each(|b| {
+                noisy.remove(&b);
+            });
+            assert_eq!(call.work().flops, 0, "{task} {guidance}: {} at {}", call.op.name(), call.at);
+            rows += 1;
+        }
+        // Of each stream: a row for the blocks and one for the head, each with the weights that it is added to.
+        assert_eq!(rows, 4 * if task == Task::V2a { 1 } else { 2 }, "{task} {guidance}");
     }
 }

@@ -20,6 +20,7 @@ use ccl_world::tensors::{TEXT_SHAPE, VIDEO_SHAPE};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::planning::Algebra;
 use crate::training::loss::{LossRequest, plan_batch};
 
 /// Which clips are looked at, and how noisy they are.
@@ -132,6 +133,7 @@ pub fn look(config: &Config, weights: &dyn WeightSource, backend: &dyn Backend, 
         image_tokens: 0,
         training: None,
         states: Vec::new(),
+        algebra: Algebra::default(),
         validate: false,
     };
     let plan = plan_batch(config, &request, build_context_weights)?;

@@ -1,13 +1,17 @@
 //! `ccl explain`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ccl::error::Error;
+use ccl::explain::cost::Machine;
 use ccl::explain::{Diff, Trace, dot, html, text};
 use ccl::model_dir::ModelDir;
 use ccl::planning::{add_kernels, target};
+use ccl::training::engine::{EngineSpec, Sizes};
 use ccl_codegen::gpu::Target;
-use ccl_ir::Plan;
+use ccl_ir::{DType, Plan};
+use ccl_model::{Clip, Guidance};
 use ccl_runtime::planfile;
 use clap::ValueEnum;
 
@@ -24,8 +28,14 @@ pub struct Args {
     spec: SpecArgs,
     #[command(flatten)]
     clip: ClipArgs,
+    /// Explain a training step of the task (loss, gradients, AdamW with an average) instead of a denoising step
+    #[arg(long, conflicts_with = "plan")]
+    train: bool,
+    /// With --train: bytes that the step may take; as many blocks as it takes are computed again for their backward pass
+    #[arg(long, value_name = "BYTES", requires = "train")]
+    memory: Option<u64>,
     /// What to plan for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", conflicts_with = "train")]
     target: String,
     /// text for people, json for programs, html for a browser, dot for graphviz
     #[arg(long, value_enum, default_value = "text")]
@@ -73,6 +83,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             agree(&plan, file, &args.spec, &args.clip)?;
             plan
         }
+        (None, Some(model)) if args.train => training(args, model)?,
         (None, Some(model)) => from_model(args, gpu, model)?,
         _ => return Err(Error::Usage("explain takes either --model DIR or --plan F.cclp".into())),
     };
@@ -84,7 +95,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             Format::Dot => dot::dot(&plan),
             Format::Html => {
                 let trace = args.trace.as_ref().map(|file| Trace::load(file, &plan)).transpose()?;
-                html::page(&plan, trace.as_ref())
+                let machine = Machine::for_plan(&plan, args.spec.algebra.device_spec.clone());
+                html::page(&plan, &machine, trace.as_ref())
             }
         },
     };
@@ -107,10 +119,36 @@ fn difference(args: &Args, plan: &Plan, other: &Path, format: Format) -> Result<
     }
 }
 
+/// The plan of a training step, as `ccl train` makes it.
+fn training(args: &Args, dir: &Path) -> Result<Plan, Error> {
+    let spec = &args.spec;
+    if spec.guidance.is_some_and(|g| g != Guidance::None) || spec.dtype.is_some_and(|d| d != DType::F32) {
+        return Err(Error::Usage("--train is without guidance and in f32: leave --guidance and --dtype out".into()));
+    }
+    if spec.validate {
+        return Err(Error::Usage("--validate with --train: `ccl grad --validate` holds the passes of training".into()));
+    }
+    let model = ModelDir::open(dir)?;
+    let task = required_task(spec)?;
+    let clip = clip(args)?;
+    warn_drift(&model.config, task, &clip);
+    let request = request(&model.config, spec, task, clip, args.clip.batch.unwrap_or(1));
+    let (text_tokens, image_tokens) = (request.text_tokens, request.image_tokens);
+    let sizes = Sizes { clip, batch: request.batch, text_tokens, image_tokens };
+    let defaults = EngineSpec::of_task(&model.config, task, sizes)?;
+    let plans = EngineSpec { memory: args.memory, algebra: request.algebra, ..defaults }.plans()?;
+    let plan = plans.into_iter().next().ok_or_else(|| Error::Failed(format!("no plan trains {task}")))?.1;
+    Ok(Arc::unwrap_or_clone(plan))
+}
+
+fn clip(args: &Args) -> Result<Clip, Error> {
+    args.clip.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))
+}
+
 fn from_model(args: &Args, gpu: Option<Target>, dir: &Path) -> Result<Plan, Error> {
     let model = ModelDir::open(dir)?;
     let task = required_task(&args.spec)?;
-    let clip = args.clip.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))?;
+    let clip = clip(args)?;
     warn_drift(&model.config, task, &clip);
     let mut request = request(&model.config, &args.spec, task, clip, args.clip.batch.unwrap_or(1));
     if args.spec.dtype.is_none() && model.has_weights() {

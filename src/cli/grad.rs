@@ -10,7 +10,7 @@ use ccl_passes::Training;
 use ccl_runtime::inputs::Inputs;
 use ccl_runtime::write;
 
-use super::args::RunArgs;
+use super::args::{AlgebraArgs, RunArgs};
 use super::forward::written;
 use super::prepare::{memory_line, open_backend};
 
@@ -30,6 +30,8 @@ pub struct Args {
     #[arg(long)]
     validate: bool,
     #[command(flatten)]
+    algebra: AlgebraArgs,
+    #[command(flatten)]
     run: RunArgs,
     /// File to write: loss, loss.<stream>, and grad.<parameter> of every parameter that has a gradient
     #[arg(short, long, value_name = "F")]
@@ -48,6 +50,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let mut request = request_of_inputs(&model.config, args.task, &inputs)?;
     request.training = Some(Training::default());
     request.validate = args.validate;
+    request.algebra = args.algebra.request();
     let weights = model.weights(&model.files()?, FRESH_SEED)?;
     let plan = plan_loss(&model.config, &request)?;
     super::log::note(&memory_line(&plan));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ccl::explain::{Kernel, kernels};
+use ccl::explain::{Kernel, Training, kernels};
 use ccl_ir::plan::Stage;
 use ccl_ir::{Event, Plan};
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub struct Report<'a> {
     carried_kernels: usize,
     passes: &'a [Stage],
     events: &'a [Event],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Training>,
 }
 
 /// The document for a plan.
@@ -52,5 +54,6 @@ pub fn report(plan: &Plan) -> Report<'_> {
         carried_kernels: plan.kernels.as_ref().map_or(0, |k| k.kernels.len()),
         passes: &plan.report.stages,
         events: &plan.report.events,
+        training: Training::of(plan),
     }
 }

@@ -205,6 +205,7 @@ fn losses(
     let inputs = Inputs::open(&args.inputs)?;
     let mut request = request_of_inputs(&model.config, task, &inputs)?;
     request.training = gradients.then(Training::default);
+    request.algebra = args.algebra.request();
     let weights = model.weights(&model.files()?, FRESH_SEED)?;
     let outputs = evaluate(plan_loss(&model.config, &request)?, &weights, &inputs, backend)?;
     let mut compared = Vec::new();

@@ -3,7 +3,7 @@
 //!
 //! Everything is read from the [`ccl_ir::Plan`]: its calls, and the report that the passes left in it. [`mod@text`] and
 //! [`html`] say the same of [`kernels`], [`rules`] (events, folded over equal blocks), [`fold`] (modules, likewise),
-//! [`lifetimes`] (buffers over time) and [`cost`] (time by a roofline); [`trace`] adds measured times, [`diff`] another plan.
+//! [`lifetimes`] (buffers over time) and [`cost`] (time by a roofline), [`training`] (phases and streams of a training step); [`trace`] adds measured times, [`diff`] another plan.
 
 pub mod cost;
 pub mod diff;
@@ -15,8 +15,10 @@ pub mod lifetimes;
 pub mod rules;
 pub mod text;
 pub mod trace;
+pub mod training;
 pub mod units;
 
 pub use diff::Diff;
 pub use kernels::{Kernel, kernels};
 pub use trace::Trace;
+pub use training::Training;

@@ -8,6 +8,7 @@ use ccl_runtime::device::human_bytes;
 
 use super::kernels::{carried, kernels};
 use super::rules::rules;
+use super::training::Training;
 use super::units::{human_flops, signed_work};
 
 /// The explanation; with every event, or one line for each rule.
@@ -28,7 +29,14 @@ pub fn text(plan: &Plan, all_events: bool) -> String {
             let _ = writeln!(out, "  {:<10} {before:>14} {after:>12}  {:>12}", b.name(), human_bytes(bytes));
         }
     }
-    let _ = writeln!(out, "  (load: once per model; prologue: once per clip; step: every denoising step)\n");
+    let training = Training::of(plan);
+    let _ = match &training {
+        None => writeln!(out, "  (load: once per model; prologue: once per clip; step: every denoising step)\n"),
+        Some(_) => writeln!(out, "  (step: every batch; epilogue: every update; `before` is the forward pass)\n"),
+    };
+    if let Some(t) = &training {
+        phases(t, &mut out);
+    }
     let _ = writeln!(
         out,
         "memory     {:>10}   the lower bound of this order is {}",
@@ -36,6 +44,10 @@ pub fn text(plan: &Plan, all_events: bool) -> String {
         human_bytes(r.live_lower_bound_bytes)
     );
     let _ = writeln!(out, "  weights  {:>10}   {} tensors", human_bytes(r.weight_bytes), plan.weights.len());
+    if plan.state_bytes > 0 {
+        let (bytes, count) = (human_bytes(plan.state_bytes), plan.states.len());
+        let _ = writeln!(out, "  states   {bytes:>10}   {count} parameters, moments and averages, updated in place");
+    }
     let _ = writeln!(
         out,
         "  kept     {:>10}   inputs, and values kept from one entry to the next",
@@ -59,6 +71,23 @@ pub fn text(plan: &Plan, all_events: bool) -> String {
         summary(&r.events, &mut out);
     }
     out
+}
+
+/// Phases of a training step by stream.
+fn phases(t: &Training, out: &mut String) {
+    let streams = t.streams();
+    let names: String = streams.iter().map(|s| format!("{s:>14}")).collect();
+    let _ = writeln!(out, "training step     {names}   bytes moved");
+    for phase in t.phases() {
+        let flops = |s: &&str| format!("{:>14}", human_flops(t.share(phase, s).map_or(0, |s| s.flops)));
+        let work: String = streams.iter().map(flops).collect();
+        let bytes = t.shares.iter().filter(|s| s.phase == phase).map(|s| s.bytes).sum();
+        let _ = writeln!(out, "  {:<16}{work}  {:>12}", phase.name(), human_bytes(bytes));
+    }
+    t.sentences().iter().for_each(|s| {
+        let _ = writeln!(out, "  {s}");
+    });
+    out.push('\n');
 }
 
 fn event_line(e: &Event) -> String {

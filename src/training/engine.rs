@@ -18,6 +18,7 @@ use super::config::{TrainConfig, matches};
 use super::loss::{LossRequest, plan_loss, plan_loss_within};
 use super::scaling::Scaling;
 use crate::error::Error;
+use crate::planning::Algebra;
 
 /// Sizes of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct EngineSpec<'a> {
     pub memory: Option<u64>,
     /// The half precision of products and tokens; `None`: all is `f32`.
     pub half: Option<DType>,
+    /// Which rules of the algebra may be used, and by whose prices.
+    pub algebra: Algebra,
 }
 
 /// What a step came to.
@@ -148,7 +151,26 @@ pub struct Engine {
     scaling: Scaling,
 }
 
-impl EngineSpec<'_> {
+impl<'a> EngineSpec<'a> {
+    /// One task, trained as a configuration that says nothing else does.
+    ///
+    /// # Errors
+    /// As for [`optimiser`].
+    pub fn of_task(model: &'a Config, task: Task, sizes: Sizes) -> Result<Self, Error> {
+        let config = TrainConfig { tasks: [(task, 1.0)].into(), ..TrainConfig::default() };
+        Ok(Self {
+            model,
+            sizes,
+            tasks: [task].into(),
+            optimiser: optimiser(&config, model)?,
+            clip: config.optimiser.clip,
+            validates: false,
+            memory: None,
+            half: None,
+            algebra: Algebra::default(),
+        })
+    }
+
     /// Compiles the plans, by name.
     ///
     /// # Errors
@@ -167,6 +189,7 @@ impl EngineSpec<'_> {
             image_tokens: if task.computes(Stream::Video) { self.sizes.image_tokens } else { 0 },
             training,
             states: states.clone(),
+            algebra: self.algebra.clone(),
             validate: false,
         };
         let mut plans = Vec::new();

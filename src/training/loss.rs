@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ccl_ir::plan::About;
+use ccl_ir::plan::{About, Again};
 use ccl_ir::{DType, Graph, Plan, TensorType};
 use ccl_model::{Clip, Config, Guidance, ModelError, Spec, Task, answers, build_loss};
 use ccl_passes::differentiate::LOSS_SCALE;
@@ -16,6 +16,7 @@ use ccl_runtime::session::Tensors;
 use ccl_runtime::weights::WeightStore;
 
 use crate::error::Error;
+use crate::planning::Algebra;
 use crate::running::clip_of_inputs;
 
 /// What to plan a loss for.
@@ -35,6 +36,8 @@ pub struct LossRequest {
     pub training: Option<Training>,
     /// The table of states that plans share.
     pub states: Vec<(String, TensorType)>,
+    /// Which rules of the algebra may be used, and by whose prices.
+    pub algebra: Algebra,
     /// Hold every pass against the interpreter.
     pub validate: bool,
 }
@@ -79,6 +82,7 @@ pub fn plan_batch(
         schedule_rows: 0,
         training: request.training.clone(),
         states: request.states.clone(),
+        algebra: request.algebra.settings("cpu", None),
         validate: request.validate,
         ..Options::default()
     };
@@ -88,7 +92,8 @@ pub fn plan_batch(
     Ok(plan)
 }
 
-/// The same with as few blocks computed again for their backward pass as it takes to fit `bytes` of memory.
+/// The same with as few blocks computed again for their backward pass as it takes to fit `bytes` of memory. The plan's report says what that costs
+/// and saves.
 ///
 /// # Errors
 /// As for [`plan_loss`], and when the plan does not fit with all blocks computed again.
@@ -97,8 +102,12 @@ pub fn plan_loss_within(config: &Config, request: &LossRequest, bytes: u64) -> R
         let training = request.training.clone().map(|t| Training { rematerialise, ..t });
         plan_loss(config, &LossRequest { training, ..request.clone() })
     };
-    let first = with(0)?;
+    let mut first = with(0)?;
+    let kept_flops = first.report.flops.values().sum();
+    let none =
+        Again { budget: bytes, blocks: 0, of: config.layers, kept_flops, kept_peak_bytes: first.report.peak_bytes };
     if first.report.peak_bytes <= bytes {
+        first.report.again = Some(none);
         return Ok(first);
     }
     // A block more never takes more memory, so that the fewest are found by halving.
@@ -117,6 +126,7 @@ pub fn plan_loss_within(config: &Config, request: &LossRequest, bytes: u64) -> R
             too_few = middle;
         }
     }
+    plan.report.again = Some(Again { blocks: enough, ..none });
     Ok(plan)
 }
 
@@ -136,6 +146,7 @@ pub fn request_of_inputs(config: &Config, task: Task, inputs: &Inputs) -> Result
         image_tokens,
         training: None,
         states: Vec::new(),
+        algebra: Algebra::default(),
         validate: false,
     })
 }

@@ -23,6 +23,7 @@ use super::metrics::{Averages, Metrics, Row};
 use super::scaling::Scaling;
 use super::source::{Data, Start};
 use crate::error::Error;
+use crate::planning::Algebra;
 
 /// A training that is ready to go on.
 pub struct Trainer {
@@ -118,6 +119,7 @@ impl Trainer {
             validates: validation.is_some(),
             memory: config.train.memory,
             half: half_of(config.train.precision.dtype(), backend)?,
+            algebra: Algebra::default(),
         };
         let mut engine = Engine::new(&spec, spec.plans()?, backend)?;
         let mut wanted = BTreeMap::new();

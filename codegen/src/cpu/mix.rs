@@ -12,6 +12,7 @@ use ccl_ir::partition::Group;
 use super::KernelError;
 use super::attention::check;
 use super::math::{exp, max, sum, vectorised};
+use super::mix_grad::joined;
 use super::parallel::{Shared, tasks};
 use super::product::{Blocks, Matrix, multiply};
 use super::view::View;
@@ -117,7 +118,7 @@ pub(super) unsafe fn window_mix(op: &WindowMix, inputs: &[View<'_>], outputs: &[
     let (&[batch, lq, r, _], &[_, lk, heads, d]) = (p.shape(), u.shape()) else { return };
     let groups = op.partition.groups();
     // One product for each group, or for each group and row of weights where queries and rows have no common stride.
-    let joined = r == 1 || p.stride(1) == r * p.stride(2);
+    let joined = joined(&p);
     let mut parts: Vec<(&Group, usize, Blocks)> = Vec::new();
     for g in groups.iter().filter(|g| !g.queries.is_empty()) {
         let rows = if joined { g.queries.len() * r } else { g.queries.len() };

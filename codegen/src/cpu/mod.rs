@@ -17,6 +17,7 @@ mod math;
 mod matmul;
 mod micro;
 mod mix;
+mod mix_grad;
 mod movement;
 mod norm_grad;
 mod norms;
@@ -104,6 +105,8 @@ pub unsafe fn run(op: &Op, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<
             Op::PartitionedContextAttention(o) => attention::partitioned(o, inputs, outputs)?,
             Op::ContextProbabilities(o) => mix::probabilities(o, inputs, outputs)?,
             Op::WindowMix(o) => mix::window_mix(o, inputs, outputs),
+            Op::WindowDots(o) => mix_grad::window_dots(o, inputs, outputs),
+            Op::WindowSpread(o) => mix_grad::window_spread(o, inputs, outputs),
             Op::MergeAttention(o) => attention::merge(o, inputs, outputs),
             Op::WindowGather(o) => movement::window_gather(o, inputs, outputs),
             Op::WindowMask(o) => tables::window_mask(o, outputs),

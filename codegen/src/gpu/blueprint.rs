@@ -103,6 +103,7 @@ impl Kernel {
             | Self::AttentionGrad(_)
             | Self::Probabilities(_)
             | Self::Product(_)
+            | Self::WindowProduct(_)
             | Self::Norm(_)
             | Self::NormGrad(_)
             | Self::NormRope(_)
@@ -128,6 +129,8 @@ pub enum Kernel {
     Elementwise(super::kernels::elementwise::Elementwise),
     /// See [`super::kernels::product`].
     Product(super::kernels::product::Product),
+    /// See [`super::kernels::window_product`].
+    WindowProduct(super::kernels::window_product::WindowProduct),
     /// See [`super::kernels::norm`].
     Norm(super::kernels::norm::Norm),
     /// See [`super::kernels::norm_grad`].

@@ -20,6 +20,7 @@ use super::kernels::product::product;
 use super::kernels::rope::rope;
 use super::kernels::softmax::softmax;
 use super::kernels::sum::sum;
+use super::kernels::window_product::window_product;
 
 /// Expands to the kernel that the blueprint names.
 #[cube(launch_unchecked)]
@@ -43,6 +44,9 @@ pub fn universal<E: Float>(
         Kernel::Merge(m) => merge::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(m)),
         Kernel::Elementwise(e) => elementwise::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(e)),
         Kernel::Product(p) => product::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(p)),
+        Kernel::WindowProduct(w) => {
+            window_product::<E>(halves, floats, ints, half_outs, float_outs, sizes, comptime!(w))
+        }
         Kernel::Norm(n) => norm::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),
         Kernel::NormGrad(n) => norm_grad::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),
         Kernel::NormRope(n) => norm_rope::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(n)),

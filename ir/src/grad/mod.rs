@@ -6,7 +6,7 @@
 
 mod elementwise;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use elementwise::{binary, chain, unary};
 
@@ -156,6 +156,35 @@ pub fn gradients(graph: &mut Graph, of: Value, seed: Value, wrt: &[Value]) -> Re
         }
     }
     Ok(wrt.iter().map(|v| known.get(v).copied()).collect())
+}
+
+/// Where gradients flow when a number is differentiated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Whether a gradient goes through each node, to get to what it is asked for.
+    pub needed: Vec<bool>,
+    /// The values of which there is a gradient.
+    pub reached: BTreeSet<Value>,
+}
+
+/// Where gradients flow from `of` to `wrt`: what [`gradients`] would visit, without writing anything.
+pub fn flow(graph: &Graph, of: Value, wrt: &[Value]) -> Flow {
+    let needed = needed(graph, wrt);
+    let mut reached = BTreeSet::new();
+    if needed[of.node.index()] {
+        reached.insert(of);
+    }
+    let asked: BTreeSet<usize> = wrt.iter().map(|v| v.node.index()).collect();
+    for (id, node) in graph.iter().collect::<Vec<_>>().into_iter().rev() {
+        let here = (0..node.types.len()).any(|p| reached.contains(&Value { node: id, port: p as u8 }));
+        if !here || asked.contains(&id.index()) {
+            continue;
+        }
+        let through =
+            node.inputs.iter().enumerate().filter(|(i, v)| needed[v.node.index()] && node.op.differentiable(*i));
+        reached.extend(through.map(|(_, v)| *v));
+    }
+    Flow { needed, reached }
 }
 
 /// Which nodes a gradient must reach to get to one of `wrt`.

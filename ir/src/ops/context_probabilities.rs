@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::attend_row;
-use super::float;
-use crate::error::Problem;
+use super::{Binary, BinaryKind, Constant, MatMul, Slice, Transpose, WindowMix, WindowSpread, float};
+use crate::error::{IrError, Problem};
+use crate::grad::{Backward, Gradients};
+use crate::graph::Value;
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::partition::{Edge, Partition};
 use crate::tensor::{Real, Tensor};
@@ -111,6 +113,67 @@ impl Operator for ContextProbabilities {
         Access::Rows
     }
 
+    /// With `t = p g` for the gradient `g` of the weights `p`: `s = (t - p Σ t) / sqrt(D)` are those of the scores, and what queries and keys
+    /// get are products per head.
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (q, ck, p, g) = (cx.inputs[0], cx.inputs[1], cx.outputs[0], cx.cotangent()?);
+        let &[batch, lq, h, d] = cx.shape(q).as_slice() else { return Err(cx.error("queries are no [B, L, H, D]")) };
+        let n = cx.shape(ck)[0];
+        let binary = |cx: &mut Backward<'_>, kind, a, b| cx.add(Binary { kind }, &[a, b]);
+        let weighted = binary(cx, BinaryKind::Mul, p, g)?;
+        let sum = cx.sum_to(weighted, &[batch, lq, 1, h])?;
+        let apart = binary(cx, BinaryKind::Sub, g, sum)?;
+        let scores = binary(cx, BinaryKind::Mul, apart, p)?;
+        let scale = cx.add(Constant { ty: TensorType::f32([]), value: 1.0 / (d as f64).sqrt() }, &[])?;
+        let scores = binary(cx, BinaryKind::Mul, scores, scale)?;
+
+        // Of the context: [H, B Lq, n] against [H, n, D] and [H, B Lq, D].
+        let own = cx.add(Slice { axis: 2, start: 0, len: n }, &[scores])?;
+        let own = cx.reshape(own, [batch * lq, n, h])?;
+        let mut of_q = None;
+        if cx.wants(0) {
+            let (own, keys) = (turn(cx, own, &[2, 0, 1])?, turn(cx, ck, &[1, 0, 2])?);
+            let product = cx.add(MatMul { transpose_b: false, out: None }, &[own, keys])?;
+            let product = turn(cx, product, &[1, 0, 2])?;
+            of_q = Some(cx.reshape(product, [batch, lq, h, d])?);
+        }
+        let mut of_ck = None;
+        if cx.wants(1) {
+            let queries = cx.reshape(q, [batch * lq, h, d])?;
+            let (own, queries) = (turn(cx, own, &[2, 1, 0])?, turn(cx, queries, &[1, 0, 2])?);
+            let product = cx.add(MatMul { transpose_b: false, out: None }, &[own, queries])?;
+            of_ck = Some(turn(cx, product, &[1, 0, 2])?);
+        }
+        let (Some(partition), Some(&k)) = (self.partition, cx.inputs.get(2)) else { return Ok(vec![of_q, of_ck]) };
+
+        // Of the window, heads as batch entries: [B H, Lq, 1, s] against [B H, Lk, 1, D] and [B H, Lq, 1, D].
+        let (s, lk) = (self.window(), cx.shape(k)[1]);
+        let own = cx.add(Slice { axis: 2, start: n, len: s }, &[scores])?;
+        let own = turn(cx, own, &[0, 3, 1, 2])?;
+        let own = cx.reshape(own, [batch * h, lq, 1, s])?;
+        let by_head = |cx: &mut Backward<'_>, v: Value, rows: usize| {
+            let v = turn(cx, v, &[0, 2, 1, 3])?;
+            cx.reshape(v, [batch * h, rows, 1, d])
+        };
+        let of_heads = |cx: &mut Backward<'_>, v: Value, rows: usize| {
+            let v = cx.reshape(v, [batch, h, rows, d])?;
+            turn(cx, v, &[0, 2, 1, 3])
+        };
+        if let Some(context) = of_q {
+            let keys = by_head(cx, k, lk)?;
+            let mixed = cx.add(WindowMix { partition }, &[own, keys])?;
+            let window = of_heads(cx, mixed, lq)?;
+            of_q = Some(binary(cx, BinaryKind::Add, context, window)?);
+        }
+        let mut of_k = None;
+        if cx.wants(2) {
+            let queries = by_head(cx, q, lq)?;
+            let sums = cx.add(WindowSpread { partition }, &[own, queries])?;
+            of_k = Some(of_heads(cx, sums, lk)?);
+        }
+        Ok(vec![of_q, of_ck, of_k])
+    }
+
     fn samples() -> Vec<Sample<Self>> {
         let f32 = |shape: &[usize]| TensorType::f32(shape);
         let mut out = vec![
@@ -123,6 +186,11 @@ impl Operator for ContextProbabilities {
         }
         out
     }
+}
+
+/// Dimensions in another order.
+fn turn(cx: &mut Backward<'_>, v: Value, perm: &[usize]) -> Result<Value, IrError> {
+    cx.add(Transpose { perm: perm.to_vec() }, &[v])
 }
 
 /// Partitions of every kind and edge, for samples.

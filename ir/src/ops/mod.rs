@@ -39,10 +39,12 @@ mod transpose;
 mod unary;
 mod unpatchify;
 mod weight;
+mod window_dots;
 mod window_gather;
 mod window_mask;
 mod window_mix;
 mod window_scatter;
+mod window_spread;
 
 pub use adam_w::AdamW;
 pub use attention::Attention;
@@ -83,11 +85,13 @@ pub use transpose::Transpose;
 pub use unary::{Unary, UnaryKind};
 pub use unpatchify::Unpatchify;
 pub use weight::Weight;
+pub use window_dots::WindowDots;
 pub use window_gather::WindowGather;
 pub(crate) use window_gather::samples as window_samples;
 pub use window_mask::WindowMask;
 pub use window_mix::WindowMix;
 pub use window_scatter::WindowScatter;
+pub use window_spread::WindowSpread;
 
 use crate::error::Problem;
 use crate::types::{DType, TensorType};

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::context_probabilities::sample_partitions;
-use super::{arity, float};
+use super::{WindowDots, WindowSpread, arity, float};
 use crate::error::Problem;
+use crate::grad::{Backward, Gradients};
 use crate::op::{Access, Operator, Sample, Tolerance, Work, moved};
 use crate::partition::Partition;
 use crate::tensor::{Real, Tensor};
@@ -80,6 +81,18 @@ impl Operator for WindowMix {
     fn access(&self, index: usize) -> Access {
         // Values of neighbouring keys and heads are taken as one run of rows.
         if index == 0 { Access::Any } else { Access::Dense }
+    }
+
+    fn gradient(&self, cx: &mut Backward<'_>) -> Gradients {
+        let (p, u, g) = (cx.inputs[0], cx.inputs[1], cx.cotangent()?);
+        let mut out = vec![None, None];
+        if cx.wants(0) {
+            out[0] = Some(cx.add(WindowDots { partition: self.partition }, &[g, u])?);
+        }
+        if cx.wants(1) {
+            out[1] = Some(cx.add(WindowSpread { partition: self.partition }, &[p, g])?);
+        }
+        Ok(out)
     }
 
     fn samples() -> Vec<Sample<Self>> {

@@ -173,6 +173,24 @@ pub struct Report {
     /// The modules of the program as built, in its order.
     #[serde(default)]
     pub modules: Vec<Module>,
+    /// What computing blocks again comes to, in a training step with a budget of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Again>,
+}
+
+/// A training step that computes blocks again for their backward pass, next to the same step that keeps what the backward pass reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Bytes that the plan may take.
+    pub budget: u64,
+    /// Blocks that are computed again; 0 where everything fits.
+    pub blocks: usize,
+    /// Blocks of the model.
+    pub of: usize,
+    /// FLOPs of all entries of the step that keeps everything.
+    pub kept_flops: u64,
+    /// Memory of the step that keeps everything.
+    pub kept_peak_bytes: u64,
 }
 
 /// What the plan is for.

@@ -4,10 +4,15 @@
 //! residual chains), so this one searches: it starts from the region as it was and from a bottom-up guess, then tries the rewrites one
 //! by one. Every candidate is priced as a whole. What comes out never costs more than what went in.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ccl_ir::ops::{Binary, BinaryKind};
 use ccl_ir::{Binding, Op, TensorType, Work};
 use egg::Id;
 
 use super::language::{Kind, Move, Region, Term};
+use super::region::Plain;
 use crate::cost::{CostModel, Lie, SCALE, counted, lie_of_view, wants_copy};
 use crate::layout::is_view;
 
@@ -40,11 +45,20 @@ pub(super) struct Prices<'a> {
     classes: Vec<Class>,
     /// Canonical id of each class, and the other way round.
     ids: Vec<Id>,
-    index: std::collections::BTreeMap<Id, usize>,
+    index: BTreeMap<Id, usize>,
     outputs: Vec<usize>,
     model: &'a CostModel,
     /// Most bytes that may be kept of what is computed once per model.
     budget: u64,
+    /// Whether parameters change with every step.
+    learns: bool,
+    /// Classes from outside that want a gradient, and outputs that get one.
+    wanted: BTreeSet<usize>,
+    reached: BTreeSet<usize>,
+    /// Which values from outside get a gradient, by position.
+    learnt: Vec<bool>,
+    /// Backward passes of terms, by class, term and the operands that want a gradient.
+    backward: RefCell<BTreeMap<(usize, usize, Vec<bool>), Option<(u64, Work)>>>,
 }
 
 /// A term for each class.
@@ -68,14 +82,18 @@ pub(super) enum Unpriced {
     Cycle,
     /// It would keep this many bytes, more than the budget.
     Kept(u64),
+    /// A gradient would have to go through an operator that has no rule for it.
+    NoGradient(&'static str),
+    /// Gradients would go to other values from outside: what is not learnt would be, or the other way round.
+    Learns,
 }
 
 impl<'a> Prices<'a> {
     /// Prices every term of a region; `outputs` are read from outside.
-    pub fn new(region: &'a Region, outputs: &[Id], model: &'a CostModel, budget: u64) -> Self {
+    pub fn new(region: &'a Region, plain: &Plain, outputs: &[Id], model: &'a CostModel, budget: u64) -> Self {
         let mut ids: Vec<Id> = region.classes().map(|c| c.id).collect();
         ids.sort_unstable();
-        let index: std::collections::BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, &id)| (id, i)).collect();
+        let index: BTreeMap<Id, usize> = ids.iter().enumerate().map(|(i, &id)| (id, i)).collect();
         let at = |id: Id| index[&region.find(id)];
         let class = |&id: &Id| {
             let facts = &region[id].data;
@@ -96,8 +114,22 @@ impl<'a> Prices<'a> {
             Class { nodes, types: facts.types.clone(), binding: facts.binding }
         };
         let classes = ids.iter().map(class).collect();
-        let outputs = outputs.iter().map(|&id| at(id)).collect();
-        Self { region, classes, ids, index, outputs, model, budget }
+        let outputs: Vec<usize> = outputs.iter().map(|&id| at(id)).collect();
+        let leaf = |(n, _): (usize, &bool)| region.lookup(Term { kind: Kind::Leaf(n as u32), children: Vec::new() });
+        let wanted = plain.wanted.iter().enumerate().filter(|(_, w)| **w).filter_map(leaf).map(at).collect();
+        let reached = plain.reached.iter().zip(&outputs).filter(|(r, _)| **r).map(|(_, &o)| o).collect();
+        let (learns, learnt, backward) = (plain.learns, plain.learnt(), RefCell::default());
+        Self { region, classes, ids, index, outputs, model, budget, learns, wanted, reached, learnt, backward }
+    }
+
+    /// What a picosecond at a moment costs, as [`CostModel::weight`] says; where parameters change with every step, all work is a step's.
+    fn weight(&self, binding: Binding) -> u128 {
+        u128::from(CostModel::weight(if self.learns { Binding::Step } else { binding }))
+    }
+
+    /// Work that counts.
+    fn counted(&self, work: Work, binding: Binding) -> Work {
+        if self.learns { work } else { counted(work, binding) }
     }
 
     fn class(&self, id: Id) -> usize {
@@ -153,7 +185,7 @@ impl<'a> Prices<'a> {
     /// values to be one. `original` terms were there before any rewrite.
     pub fn used(&self, choice: &Choice, original: &[(Id, Term)], moves: &[Move]) -> Vec<usize> {
         let Ok(order) = self.order(choice) else { return Vec::new() };
-        let mut fresh: std::collections::BTreeSet<(usize, usize)> = order.iter().map(|&c| (c, choice[c])).collect();
+        let mut fresh: BTreeSet<(usize, usize)> = order.iter().map(|&c| (c, choice[c])).collect();
         for (id, term) in original {
             let class = self.class(*id);
             if let Some(n) = self.position(class, term) {
@@ -223,7 +255,8 @@ impl<'a> Prices<'a> {
         // The class that stores what a view shows.
         let mut bases: Vec<usize> = (0..self.classes.len()).collect();
         let mut kept = vec![false; self.classes.len()];
-        for class in self.order(choice)? {
+        let order = self.order(choice)?;
+        for &class in &order {
             let node = &self.classes[class].nodes[choice[class]];
             let of_children = node.children.iter().map(|&c| bindings[c]).fold(Binding::Load, Binding::max);
             let binding = match node.term.kind {
@@ -241,14 +274,14 @@ impl<'a> Prices<'a> {
                 bases[class] = bases[source];
                 continue;
             }
-            total.cost += u128::from(node.picoseconds) * u128::from(CostModel::weight(binding));
-            total.work = total.work + counted(node.work, binding);
+            total.cost += u128::from(node.picoseconds) * self.weight(binding);
+            total.work = total.work + self.counted(node.work, binding);
             for (i, &child) in node.children.iter().enumerate() {
                 let mut base = bases[child];
                 if wants_copy(op, i, lies[child]) {
                     let ty = &self.classes[child].types[0];
-                    total.cost += u128::from(self.model.copy(ty)) * u128::from(CostModel::weight(bindings[child]));
-                    total.work = total.work + counted(Work { flops: 0, bytes: 2 * ty.bytes() }, bindings[child]);
+                    total.cost += u128::from(self.model.copy(ty)) * self.weight(bindings[child]);
+                    total.work = total.work + self.counted(Work { flops: 0, bytes: 2 * ty.bytes() }, bindings[child]);
                     // The copy is kept in its source's place.
                     if bindings[child] == Binding::Load && binding != Binding::Load {
                         total.kept += ty.bytes();
@@ -261,6 +294,11 @@ impl<'a> Prices<'a> {
                 }
             }
         }
+        self.add_backward(choice, &order, &mut total)?;
+        if self.learns {
+            // Nothing outlives a step.
+            return Ok(Total { kept: 0, ..total });
+        }
         let bytes = |class: usize| self.classes[class].types.iter().map(TensorType::bytes).sum::<u64>();
         total.kept += kept.iter().enumerate().filter(|(_, k)| **k).map(|(c, _)| bytes(c)).sum::<u64>();
         if total.kept > self.budget {
@@ -269,6 +307,62 @@ impl<'a> Prices<'a> {
         let picoseconds = total.kept as f64 * KEEP / self.model.spec.bandwidth * 1e12;
         total.cost += (picoseconds * SCALE as f64) as u128;
         Ok(total)
+    }
+
+    /// Adds what the backward pass of a choice costs: that of every term which a gradient goes through, and the sums of gradients of what is
+    /// read more than once.
+    fn add_backward(&self, choice: &Choice, order: &[usize], total: &mut Total) -> Result<(), Unpriced> {
+        let mut wanted = vec![false; self.classes.len()];
+        let chosen = |class: usize| &self.classes[class].nodes[choice[class]];
+        // Whether a gradient passes to each operand of a term.
+        let passes = |wanted: &[bool], node: &Node| -> Vec<bool> {
+            let through = |i: usize| self.op(node).is_none_or(|op| op.differentiable(i));
+            node.children.iter().enumerate().map(|(i, &c)| wanted[c] && through(i)).collect()
+        };
+        for &class in order {
+            wanted[class] = self.wanted.contains(&class) || passes(&wanted, chosen(class)).contains(&true);
+        }
+        // Gradients that meet at a class.
+        let mut gradients = vec![0u64; self.classes.len()];
+        self.reached.iter().filter(|&&class| wanted[class]).for_each(|&class| gradients[class] = 1);
+        for &class in order.iter().rev().filter(|&&class| wanted[class]) {
+            if gradients[class] == 0 {
+                continue;
+            }
+            let (node, ty) = (chosen(class), &self.classes[class].types[0]);
+            let add = Op::from(Binary { kind: BinaryKind::Add });
+            let more = gradients[class] - 1;
+            let sum = self.model.picoseconds(&add, &[ty, ty], std::slice::from_ref(ty));
+            total.cost += u128::from(more * sum) * self.weight(Binding::Step);
+            total.work = total.work + Work { flops: 0, bytes: more * 3 * ty.bytes() };
+            if let Kind::Port(p) = node.term.kind
+                && p > 0
+            {
+                return Err(Unpriced::NoGradient("a result other than the first"));
+            }
+            let mask = passes(&wanted, node);
+            node.children.iter().zip(&mask).filter(|(_, m)| **m).for_each(|(&c, _)| gradients[c] += 1);
+            let Some(op) = self.op(node).filter(|_| mask.contains(&true)) else { continue };
+            let key = (class, choice[class], mask);
+            let known = self.backward.borrow().get(&key).copied();
+            let price = known.unwrap_or_else(|| {
+                let inputs: Vec<&TensorType> = node.children.iter().map(|&c| &self.classes[c].types[0]).collect();
+                let price = self.model.backward(op, &inputs, &key.2);
+                self.backward.borrow_mut().insert(key, price);
+                price
+            });
+            let (picoseconds, work) = price.ok_or(Unpriced::NoGradient(op.name()))?;
+            total.cost += u128::from(picoseconds) * self.weight(Binding::Step);
+            total.work = total.work + work;
+        }
+        // A sum of nothing is a gradient too: an optimiser would see it.
+        let mut learnt = vec![false; self.learnt.len()];
+        for &class in order {
+            if let Kind::Leaf(n) = chosen(class).term.kind {
+                learnt[n as usize] = gradients[class] > 0;
+            }
+        }
+        if learnt == self.learnt { Ok(()) } else { Err(Unpriced::Learns) }
     }
 
     /// The cheapest choice found, and its price; `start` must have one.
@@ -320,7 +414,7 @@ impl<'a> Prices<'a> {
         let words = self.classes.len().div_ceil(64);
         let own = |class: usize, n: usize| {
             let node = &self.classes[class].nodes[n];
-            u128::from(node.picoseconds) * u128::from(CostModel::weight(self.classes[class].binding))
+            u128::from(node.picoseconds) * self.weight(self.classes[class].binding)
         };
         let mut best: Vec<Option<(u128, Vec<u64>, usize)>> = vec![None; self.classes.len()];
         for _ in 0..self.classes.len() {

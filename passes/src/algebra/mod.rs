@@ -35,6 +35,7 @@ mod site;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use ccl_ir::grad::Flow;
 use ccl_ir::{Graph, IrError, NodeId, Op, Value};
 
 pub use rules::{Class, Rule};
@@ -106,10 +107,27 @@ struct Met {
 /// # Errors
 /// When a new operator cannot take its inputs: a fault of a rule.
 pub fn run(graph: &Graph, settings: &Settings, record: &mut Record) -> Result<Graph, PassError> {
+    rewrite(graph, settings, None, record)
+}
+
+/// Rewrites every region of a graph that will be differentiated: what a program costs is its own work and that of its backward pass.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_differentiable(
+    graph: &Graph,
+    settings: &Settings,
+    flow: &Flow,
+    record: &mut Record,
+) -> Result<Graph, PassError> {
+    rewrite(graph, settings, Some(flow), record)
+}
+
+fn rewrite(graph: &Graph, settings: &Settings, flow: Option<&Flow>, record: &mut Record) -> Result<Graph, PassError> {
     if settings.rules.is_empty() {
         return Ok(graph.clone());
     }
-    let cuts = region::cut(graph);
+    let cuts = region::cut(graph, flow);
     let mut known: BTreeMap<String, Met> = BTreeMap::new();
     let mut outcomes: Vec<Rc<Outcome>> = Vec::with_capacity(cuts.len());
     for (i, cut) in cuts.iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ccl_ir::grad::Flow;
 use ccl_ir::{Binding, Graph, NodeId, Op, TensorType, Value};
 
 /// Most nodes of a region: longer runs are cut.
@@ -17,7 +18,7 @@ pub(super) enum Ref {
 }
 
 /// A region without names: equal regions look the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Plain {
     /// Operators with their operands, and the node of the graph that they are.
     pub nodes: Vec<(Op, Vec<Ref>, NodeId)>,
@@ -27,12 +28,49 @@ pub(super) struct Plain {
     pub weights: Vec<bool>,
     /// Values that are read outside.
     pub outputs: Vec<Ref>,
+    /// Whether parameters change with every step, so that nothing is computed from them once per model.
+    pub learns: bool,
+    /// Which values from outside want a gradient: none where nothing is differentiated.
+    pub wanted: Vec<bool>,
+    /// Which outputs get one.
+    pub reached: Vec<bool>,
 }
 
 impl Plain {
     /// Bytes of the weights that the region reads.
     pub fn weight_bytes(&self) -> u64 {
         self.leaves.iter().zip(&self.weights).filter(|(_, w)| **w).map(|((ty, _), _)| ty.bytes()).sum()
+    }
+
+    /// Which of the values from outside get a gradient from the region.
+    pub fn learnt(&self) -> Vec<bool> {
+        let at = |wanted: &[bool], r: &Ref| match r {
+            Ref::Leaf(n) => self.wanted[*n as usize],
+            Ref::Node(n, _) => wanted[*n as usize],
+        };
+        let mut wanted: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for (op, inputs, _) in &self.nodes {
+            let through = inputs.iter().enumerate().any(|(i, r)| at(&wanted, r) && op.differentiable(i));
+            wanted.push(through);
+        }
+        let (mut leaves, mut nodes) = (vec![false; self.leaves.len()], vec![false; self.nodes.len()]);
+        let mut reach = |nodes: &mut [bool], r: &Ref| match r {
+            Ref::Leaf(n) => leaves[*n as usize] = self.wanted[*n as usize],
+            Ref::Node(n, _) => nodes[*n as usize] = wanted[*n as usize],
+        };
+        self.outputs.iter().zip(&self.reached).filter(|(_, r)| **r).for_each(|(o, _)| reach(&mut nodes, o));
+        for (n, (op, inputs, _)) in self.nodes.iter().enumerate().rev() {
+            if nodes[n] {
+                let through = inputs.iter().enumerate().filter(|(i, _)| op.differentiable(*i));
+                through.for_each(|(_, r)| reach(&mut nodes, r));
+            }
+        }
+        leaves
+    }
+
+    /// What is priced, for people.
+    pub fn step(&self) -> &'static str {
+        if self.reached.contains(&true) { "a step, with its backward pass," } else { "a step" }
     }
 
     /// A text that is the same for equal regions.
@@ -43,6 +81,7 @@ impl Plain {
             key.push_str(&format!("{inputs:?}\n"));
         }
         key.push_str(&format!("{:?}{:?}{:?}", self.leaves, self.weights, self.outputs));
+        key.push_str(&format!("{}{:?}{:?}", self.learns, self.wanted, self.reached));
         key
     }
 }
@@ -60,9 +99,9 @@ pub(super) struct Cut {
     pub outputs: Vec<Value>,
 }
 
-/// Cuts a graph into regions. Every node is in one; together they are in evaluation order.
-pub(super) fn cut(graph: &Graph) -> Vec<Cut> {
-    let bindings = graph.bindings();
+/// Cuts a graph into regions. Every node is in one; together they are in evaluation order. `flow` says where gradients will flow.
+pub(super) fn cut(graph: &Graph, flow: Option<&Flow>) -> Vec<Cut> {
+    let bindings = bindings(graph);
     let mut read_until = vec![0usize; graph.nodes().len()];
     for (id, node) in graph.iter() {
         for v in &node.inputs {
@@ -72,7 +111,27 @@ pub(super) fn cut(graph: &Graph) -> Vec<Cut> {
     for o in &graph.outputs {
         read_until[o.value.node.index()] = usize::MAX;
     }
-    ranges(graph).into_iter().map(|nodes| one(graph, nodes, &bindings, &read_until)).collect()
+    let learns = graph.nodes().iter().any(|n| matches!(n.op, Op::State(_)));
+    let mut cuts: Vec<Cut> = ranges(graph).into_iter().map(|nodes| one(graph, nodes, &bindings, &read_until)).collect();
+    for cut in &mut cuts {
+        cut.plain.learns = learns;
+        cut.plain.wanted = cut.leaves.iter().map(|v| flow.is_some_and(|f| f.needed[v.node.index()])).collect();
+        cut.plain.reached = cut.outputs.iter().map(|v| flow.is_some_and(|f| f.reached.contains(v))).collect();
+    }
+    cuts
+}
+
+/// When each value is known, a parameter that is learnt as a weight is: with the model. What that is worth is a matter of price.
+fn bindings(graph: &Graph) -> Vec<Binding> {
+    let mut out: Vec<Binding> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        let own = match &node.op {
+            Op::Input(i) => i.binding,
+            _ => Binding::Load,
+        };
+        out.push(node.inputs.iter().map(|v| out[v.node.index()]).fold(own, Binding::max));
+    }
+    out
 }
 
 /// Runs of nodes of one block. Nodes without operands belong to any.
@@ -102,7 +161,7 @@ fn block(at: &str) -> (&str, &str) {
 }
 
 fn one(graph: &Graph, nodes: std::ops::Range<usize>, bindings: &[Binding], read_until: &[usize]) -> Cut {
-    let mut plain = Plain { nodes: Vec::new(), leaves: Vec::new(), weights: Vec::new(), outputs: Vec::new() };
+    let mut plain = Plain::default();
     let mut places: BTreeMap<Value, Ref> = BTreeMap::new();
     let (mut leaves, mut outputs) = (Vec::new(), Vec::new());
     // A constant from outside is a node of the region too: rules look at its value.
@@ -126,7 +185,7 @@ fn one(graph: &Graph, nodes: std::ops::Range<usize>, bindings: &[Binding], read_
                 Ref::Node(at, 0)
             } else {
                 plain.leaves.push((graph.ty(v).clone(), bindings[v.node.index()]));
-                plain.weights.push(matches!(graph.op(v), Op::Weight(_)));
+                plain.weights.push(matches!(graph.op(v), Op::Weight(_) | Op::State(_)));
                 leaves.push(v);
                 Ref::Leaf(leaves.len() as u32 - 1)
             };

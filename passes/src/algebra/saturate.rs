@@ -152,7 +152,7 @@ struct Chosen {
 /// Saturates a region with some of the rules and chooses terms.
 fn choose(plain: &Plain, rules: &[Rule], settings: &Settings) -> Result<Chosen, Unpriced> {
     let mut built = build(plain);
-    let start = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+    let start = Prices::new(&built.region, plain, &built.outputs, &settings.cost, u64::MAX);
     let before = start.price(&start.original(&built.originals))?;
     let rewrite = |(i, rule): (usize, &Rule)| {
         let (searcher, applier) = (Everywhere { root: rule.root }, Apply { rule: i, find: rule.find });
@@ -170,21 +170,21 @@ fn choose(plain: &Plain, rules: &[Rule], settings: &Settings) -> Result<Chosen, 
     let full = matches!(runner.stop_reason, Some(StopReason::NodeLimit(_)));
     built.region = runner.egraph;
     let budget = before.kept + (plain.weight_bytes() as f64 * settings.keep_share) as u64;
-    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, budget);
+    let prices = Prices::new(&built.region, plain, &built.outputs, &settings.cost, budget);
     let original = prices.original(&built.originals);
     let price = prices.price(&original)?;
     let moves = &built.region.analysis.moves;
     let (choice, total) = match settings.choose {
         Choose::Cheapest => prices.cheapest(original, price, moves),
-        Choose::Always => always(&built, settings, original, price),
+        Choose::Always => always(plain, &built, settings, original, price),
     };
     Ok(Chosen { built, before, choice, total, full })
 }
 
 /// Every rewrite that can be applied at all, whatever it costs, each after the others. Rules that come early in the table, which do more,
 /// have the last word.
-fn always(built: &Built, settings: &Settings, original: Choice, price: Total) -> (Choice, Total) {
-    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+fn always(plain: &Plain, built: &Built, settings: &Settings, original: Choice, price: Total) -> (Choice, Total) {
+    let prices = Prices::new(&built.region, plain, &built.outputs, &settings.cost, u64::MAX);
     let mut best = (original, price);
     let mut moves: Vec<&Move> = built.region.analysis.moves.iter().collect();
     moves.sort_by_key(|m| std::cmp::Reverse(m.rule));
@@ -202,7 +202,7 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
     // An original region always has a price; should it not, it stays as it is.
     let Ok(found) = choose(plain, &settings.rules, settings) else { return Outcome::default() };
     let built = &found.built;
-    let prices = Prices::new(&built.region, &built.outputs, &settings.cost, u64::MAX);
+    let prices = Prices::new(&built.region, plain, &built.outputs, &settings.cost, u64::MAX);
     let taken = settings.choose == Choose::Always || found.total.cost < found.before.cost;
     let recipe = taken.then(|| recipe(plain, built, &prices, &found.choice)).flatten();
     let mut notes = Vec::new();
@@ -212,13 +212,15 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
         let used = prices.used(&found.choice, &built.originals, moves);
         for (n, rule) in settings.rules.iter().enumerate() {
             let of_rule: Vec<&Move> = used.iter().map(|&i| &moves[i]).filter(|m| m.rule == n).collect();
-            let Some(first) = of_rule.first() else { continue };
+            if of_rule.is_empty() {
+                continue;
+            }
             let without: Vec<Rule> = settings.rules.iter().filter(|r| r.name != rule.name).copied().collect();
             let other = match settings.choose {
                 Choose::Cheapest => choose(plain, &without, settings).map_or(found.before, |c| c.total),
                 Choose::Always => found.before,
             };
-            let note = note(rule, first, of_rule.len(), &found, other, built);
+            let note = note(plain, rule, &of_rule, &found, other);
             // A rewrite that others make unnecessary is not worth a line.
             if settings.choose == Choose::Always || other.cost > found.total.cost {
                 notes.push(note);
@@ -228,11 +230,12 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
     }
     let limited = Prices::new(
         &built.region,
+        plain,
         &built.outputs,
         &settings.cost,
         found.before.kept + (plain.weight_bytes() as f64 * settings.keep_share) as u64,
     );
-    refusals(&limited, &found, settings, &applied, &mut notes);
+    refusals(plain, &limited, &found, settings, &applied, &mut notes);
     if found.full {
         notes.push(Note {
             rule: "saturate",
@@ -246,7 +249,8 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
     Outcome { recipe, notes, terms: built.region.total_size() }
 }
 
-fn note(rule: &Rule, first: &Move, places: usize, found: &Chosen, other: Total, built: &Built) -> Note {
+fn note(plain: &Plain, rule: &Rule, used: &[&Move], found: &Chosen, other: Total) -> Note {
+    let (built, first, places) = (&found.built, used[0], used.len());
     let mut reason = rule.law.to_string();
     if !first.said.is_empty() {
         reason = format!("{}; {reason}", first.said);
@@ -255,7 +259,7 @@ fn note(rule: &Rule, first: &Move, places: usize, found: &Chosen, other: Total, 
         reason = format!("{reason} ({places} places)");
     }
     let saved = (other.cost as f64 - found.total.cost as f64) / crate::cost::SCALE as f64 / 1e6;
-    reason = format!("{reason}: {saved:.3} us a step by the cost model");
+    reason = format!("{reason}: {saved:.3} us {} by the cost model", plain.step());
     let delta = |now: u64, then: u64| now as i64 - then as i64;
     Note {
         rule: rule.name,
@@ -268,7 +272,14 @@ fn note(rule: &Rule, first: &Move, places: usize, found: &Chosen, other: Total, 
 }
 
 /// Why rules that found something were not used.
-fn refusals(prices: &Prices, found: &Chosen, settings: &Settings, applied: &BTreeSet<usize>, notes: &mut Vec<Note>) {
+fn refusals(
+    plain: &Plain,
+    prices: &Prices,
+    found: &Chosen,
+    settings: &Settings,
+    applied: &BTreeSet<usize>,
+    notes: &mut Vec<Note>,
+) {
     let known = &found.built.region.analysis;
     for (n, rule) in settings.rules.iter().enumerate().filter(|(n, _)| !applied.contains(n)) {
         let mut told = BTreeSet::new();
@@ -284,7 +295,8 @@ fn refusals(prices: &Prices, found: &Chosen, settings: &Settings, applied: &BTre
                 Ok(price) if price.cost > found.total.cost => {
                     let more = (price.cost - found.total.cost) as f64 / crate::cost::SCALE as f64 / 1e6;
                     format!(
-                        "{said}would take {more:.3} us a step more by the cost model ({})",
+                        "{said}would take {more:.3} us more {} by the cost model ({})",
+                        plain.step(),
                         change(price.work, found.total.work)
                     )
                 }
@@ -292,6 +304,8 @@ fn refusals(prices: &Prices, found: &Chosen, settings: &Settings, applied: &BTre
                     let share = settings.keep_share;
                     format!("{said}would keep {bytes} bytes of folded weights, more than {share} of the weights")
                 }
+                Err(Unpriced::Learns) => format!("{said}other parameters would get a gradient"),
+                Err(Unpriced::NoGradient(op)) => format!("{said}a gradient would have to go through {op}"),
                 _ => continue,
             };
             refuse(found.built.region[m.root].data.origin, reason);
@@ -380,7 +394,7 @@ mod tests {
             x = both(BinaryKind::Add, x, y);
         }
         g.output("y", x, None);
-        region::cut(&g).remove(0).plain
+        region::cut(&g, None).remove(0).plain
     }
 
     /// Costs of the whole program by the DAG: what egg's extractor takes, and what ours does; and what was there.
@@ -393,7 +407,7 @@ mod tests {
         };
         let found = choose(&plain, &settings.rules, &settings).unwrap();
         let region = &found.built.region;
-        let prices = Prices::new(region, &found.built.outputs, &settings.cost, u64::MAX);
+        let prices = Prices::new(region, &plain, &found.built.outputs, &settings.cost, u64::MAX);
         let extractor = Extractor::new(region, TreeCost(region, &settings));
         let terms: Vec<(Id, Term)> = region.classes().map(|c| (c.id, extractor.find_best_node(c.id).clone())).collect();
         let theirs = prices.price(&prices.original(&terms)).unwrap();

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use ccl::error::Error;
 use ccl::model_dir::{FRESH_SEED, ModelDir};
-use ccl::training::config::{Time, TrainConfig};
+use ccl::training::config::Time;
 use ccl::training::draws::{Draws, Place};
-use ccl::training::engine::{Engine, EngineSpec, Pace, Sizes, half_of, optimiser};
+use ccl::training::engine::{Engine, EngineSpec, Pace, Sizes, half_of};
 use ccl_ir::DType;
 use ccl_model::{Clip, Task};
 use ccl_runtime::session::Tensors;
 
 use super::{Measured, Times};
-use crate::cli::args::{RunArgs, dtype};
+use crate::cli::args::{AlgebraArgs, RunArgs, dtype};
 use crate::cli::prepare::{memory_line, open_backend, warn_drift};
 
 /// Options of `ccl bench train`.
@@ -56,6 +56,8 @@ pub struct Args {
     #[arg(long)]
     trace: bool,
     #[command(flatten)]
+    algebra: AlgebraArgs,
+    #[command(flatten)]
     run: RunArgs,
 }
 
@@ -74,22 +76,12 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
         false => model.weights(&model.files()?, FRESH_SEED)?,
     };
     warn_drift(&model.config, args.task, &args.clip);
-    let config = TrainConfig { tasks: [(args.task, 1.0)].into(), ..TrainConfig::default() };
     let (clip, batch) = (args.clip, args.batch);
     let sizes = Sizes { clip, batch, text_tokens: args.text_tokens, image_tokens: args.image_tokens };
-    let optimiser = optimiser(&config, &model.config)?;
-    let tasks = config.tasks.keys().copied().collect();
     let begin = Instant::now();
-    let spec = EngineSpec {
-        model: &model.config,
-        sizes,
-        tasks,
-        optimiser,
-        clip: config.optimiser.clip,
-        validates: false,
-        memory: None,
-        half: half_of(args.dtype, device.as_ref())?,
-    };
+    let defaults = EngineSpec::of_task(&model.config, args.task, sizes)?;
+    let half = half_of(args.dtype, device.as_ref())?;
+    let spec = EngineSpec { algebra: args.algebra.request(), half, ..defaults };
     let plans = spec.plans()?;
     let plan_s = begin.elapsed().as_secs_f64();
     let begin = Instant::now();
@@ -110,7 +102,7 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
         })
         .collect();
     // A rate of nothing: the weights stay, the work is the same.
-    let pace = Pace { rates: vec![0.0; config.groups().len()], average: 0.01 };
+    let pace = Pace { rates: vec![0.0; spec.optimiser.decays.len()], average: 0.01 };
     let step = |e: &mut Engine| e.step(args.task, [Ok(batch.clone())], &pace).map(drop);
     step(&mut engine)?;
     let mut times = Vec::new();

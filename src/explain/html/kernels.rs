@@ -17,9 +17,9 @@ use super::parts::{flops, kind, path, table};
 pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section {
     let lead = html! {
         "Calls summed up by kernel. Time is " b { "an estimate" } ": the larger of work at "
-        (human_rate(machine.flops_per_s, "FLOP/s")) " and traffic at " (human_rate(machine.bytes_per_s, "B/s")) ", and "
-        (human_seconds(machine.launch_s)) " to start a call: published peaks of "
-        (machine.name) ", which no kernel exceeds."
+        (human_rate(machine.flops_per_s(), "FLOP/s")) " and traffic at " (human_rate(machine.bytes_per_s(), "B/s")) ", and "
+        (human_seconds(machine.spec.call_seconds)) " to start a call: what good kernels sustain on "
+        (machine.spec.name) ", by which the passes chose too (" code { "--device-spec" } ")."
         @if let Some(t) = trace { " Measured times are from " (t.device) "." }
     };
     let body = html! {
@@ -62,7 +62,7 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
         th { "Kernel" }
         @if trace.is_some() { th { "Share" } th.n { "Measured" } th.n { "Rate" } }
         th { @if trace.is_some() { "Estimated share" } @else { "Share" } }
-        th.n { "At least" }
+        th.n { "Estimate" }
         th { "Bound by" }
         th.n { "Calls" }
         th.n { "Work" }
@@ -99,7 +99,7 @@ fn rows(plan: &Plan, entry: Binding, machine: &Machine, trace: Option<&Trace>) -
         h3 {
             (entry)
             span.soft {
-                " · " (calls) " calls · at least " (human_seconds(total))
+                " · " (calls) " calls · about " (human_seconds(total))
                 @if trace.is_some() { " · measured " (human_seconds(all_measured)) }
             }
         }

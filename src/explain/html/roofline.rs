@@ -26,8 +26,8 @@ struct Dot {
 /// The section.
 pub fn section(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Section {
     let lead = html! {
-        "How much a kernel computes for each byte it moves, and how fast. The roof is what " (machine.name) " can do: "
-        (human_rate(machine.bytes_per_s, "B/s")) " on the slope, " (human_rate(machine.flops_per_s, "FLOP/s")) " on the flat. "
+        "How much a kernel computes for each byte it moves, and how fast. The roof is what " (machine.spec.name) " can do: "
+        (human_rate(machine.bytes_per_s(), "B/s")) " on the slope, " (human_rate(machine.flops_per_s(), "FLOP/s")) " on the flat. "
         "A dot's area is its share of the time; filled is the step, open what runs once. "
         @if trace.is_some() {
             "Measured kernels lie where the trace puts them; the roof is the target's, which may not be the machine that ran it."
@@ -90,8 +90,8 @@ fn decades(values: impl Iterator<Item = f64>) -> (i32, i32) {
 fn plot(dots: &[Dot], machine: &Machine) -> Markup {
     let ridge = machine.ridge();
     let x = decades(dots.iter().map(|d| d.intensity).chain([ridge / 20.0, ridge * 20.0]));
-    let low = 10f64.powi(x.0) * machine.bytes_per_s;
-    let y = decades(dots.iter().map(|d| d.rate).chain([low, 1.2 * machine.flops_per_s]));
+    let low = 10f64.powi(x.0) * machine.bytes_per_s();
+    let y = decades(dots.iter().map(|d| d.rate).chain([low, 1.2 * machine.flops_per_s()]));
     let place = |v: f64, (low, high): (i32, i32)| 100.0 * (v.log10() - f64::from(low)) / f64::from(high - low);
     let across = |v: f64| format!("{:.2}%", place(v, x));
     let up = |v: f64| format!("{:.2}%", 100.0 - place(v, y));
@@ -102,8 +102,8 @@ fn plot(dots: &[Dot], machine: &Machine) -> Markup {
                 svg role="img" aria-label="roofline" {
                     @for v in tick(x) { line.grid x1=(across(v)) x2=(across(v)) y1="0" y2="100%" {} }
                     @for v in tick(y) { line.grid x1="0" x2="100%" y1=(up(v)) y2=(up(v)) {} }
-                    line.roof x1="0" y1=(up(low)) x2=(across(ridge)) y2=(up(machine.flops_per_s)) {}
-                    line.roof x1=(across(ridge)) y1=(up(machine.flops_per_s)) x2="100%" y2=(up(machine.flops_per_s)) {}
+                    line.roof x1="0" y1=(up(low)) x2=(across(ridge)) y2=(up(machine.flops_per_s())) {}
+                    line.roof x1=(across(ridge)) y1=(up(machine.flops_per_s())) x2="100%" y2=(up(machine.flops_per_s())) {}
                     @for d in dots {
                         circle class={ (kind(&d.kernel.name).0) @if d.kernel.entry != Binding::Step { " open" } }
                             cx=(across(d.intensity)) cy=(up(d.rate)) r=(format!("{:.1}", radius(d))) { title { (describe(d)) } }
@@ -139,7 +139,7 @@ fn axis(v: f64) -> String {
 }
 
 fn describe(d: &Dot) -> String {
-    let how = if d.measured { "measured" } else { "at least" };
+    let how = if d.measured { "measured" } else { "about" };
     format!(
         "{} {} · {:.0} FLOP/B · {} · {how} {} · {} of the {}",
         d.kernel.entry,

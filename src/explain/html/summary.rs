@@ -10,6 +10,7 @@ use maud::{Markup, html};
 use super::super::cost::Machine;
 use super::super::rules::rules;
 use super::super::trace::Trace;
+use super::super::training::{Phase, Training};
 use super::super::units::{change, human_flops, human_seconds, percent};
 
 /// Chips, the sentence and the tiles.
@@ -39,6 +40,9 @@ fn of(map: &BTreeMap<String, u64>, b: Binding) -> u64 {
 
 /// What the plan saves, in one sentence.
 fn sentence(plan: &Plan) -> Markup {
+    if let Some(t) = Training::of(plan) {
+        return training_sentence(plan, &t);
+    }
     let r = &plan.report;
     let (before, after) = (of(&r.flops_before, Binding::Step), of(&r.flops, Binding::Step));
     let once = of(&r.flops, Binding::Prologue).saturating_add(of(&r.flops, Binding::Load));
@@ -58,6 +62,19 @@ fn sentence(plan: &Plan) -> Markup {
             ". It needs " b { (human_bytes(r.peak_bytes)) } " of memory, "
             @if above > 0.0005 { (percent(above)) " above the least that this order of calls can do with." }
             @else { "the least that this order of calls can do with." }
+        }
+    }
+}
+
+/// What a training step takes, in one sentence.
+fn training_sentence(plan: &Plan, t: &Training) -> Markup {
+    let r = &plan.report;
+    let of = |phase| t.shares.iter().filter(|s| s.phase == phase).map(|s| s.flops).sum::<u64>();
+    html! {
+        p.sentence {
+            "A training step does " b { (human_flops(r.flops.values().sum())) } ": " (human_flops(of(Phase::Forward))) " forward"
+            @if of(Phase::Again) > 0 { ", " (human_flops(of(Phase::Again))) " of it once more" }
+            ", and " (human_flops(of(Phase::Backward))) " backward. It needs " b { (human_bytes(r.peak_bytes)) } " of memory."
         }
     }
 }
@@ -95,16 +112,23 @@ fn work(plan: &Plan) -> Markup {
 
 fn memory(plan: &Plan) -> Markup {
     let r = &plan.report;
-    let pieces = [("weights", r.weight_bytes), ("kept", plan.persistent_bytes), ("working", plan.scratch_bytes)];
+    // A plan has weights or, in training, states.
+    let pieces = [
+        ("weights", r.weight_bytes),
+        ("states", plan.state_bytes),
+        ("kept", plan.persistent_bytes),
+        ("working", plan.scratch_bytes),
+    ];
+    let pieces: Vec<(&str, u64)> = pieces.into_iter().filter(|(_, n)| *n > 0).collect();
     let all = r.peak_bytes.max(1) as f64;
     let below = html! {
         div.stack {
-            @for (name, n) in pieces {
+            @for &(name, n) in &pieces {
                 span class={ "s-" (name) } style={ "width:" (format!("{:.1}", 100.0 * n as f64 / all)) "%" }
                     title={ (name) " " (human_bytes(n)) } {}
             }
         }
-        ul.legend { @for (name, n) in pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
+        ul.legend { @for &(name, n) in &pieces { li { i class={ "s-" (name) } {} (name) " " b { (human_bytes(n)) } } } }
         @if let Some(s) = needed(plan) { p.note { "about " (human_bytes(s.peak_bytes)) " as specialised" } }
     };
     tile("Memory", &human_bytes(r.peak_bytes), below)
@@ -126,14 +150,14 @@ fn traffic(plan: &Plan) -> Markup {
 }
 
 fn time(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Markup {
-    let least = machine.entry_seconds(plan, Binding::Step);
-    let estimate = html! { "at the peaks of " (machine.name) };
+    let about = machine.entry_seconds(plan, Binding::Step);
+    let estimate = html! { "by the roofline of " (machine.spec.name) };
     match trace {
         None => tile(
-            "Time of a step, at least",
-            &human_seconds(least),
+            "Time of a step, estimated",
+            &human_seconds(about),
             html! {
-                p.note { (estimate) "; an estimate, nothing was measured" }
+                p.note { (estimate) "; nothing was measured" }
             },
         ),
         Some(t) => tile(
@@ -141,7 +165,7 @@ fn time(plan: &Plan, machine: &Machine, trace: Option<&Trace>) -> Markup {
             &human_seconds(t.step_s),
             html! {
                 p.note { "on " (t.device) }
-                p.note { (human_seconds(least)) " at least " (estimate) }
+                p.note { (human_seconds(about)) " " (estimate) }
             },
         ),
     }

@@ -131,7 +131,10 @@ pub fn attention_grad<E: Float>(
     let end = select(there, end, 0u32);
     let (from, to) = match comptime!(side) {
         Side::Queries => (u32::new(0), tokens + group.keys),
-        Side::Keys => met_queries(ints, sizes, first, comptime!(a.clone())),
+        Side::Keys => {
+            let last = min(first + comptime!(tile.queries), length);
+            met_queries(ints, sizes, first, last, comptime!(a.keys), comptime!(a.count))
+        }
         Side::Context => (u32::new(0), *sizes.index(at::QUERIES)),
     };
     let to = select(there, to, from);
@@ -210,7 +213,9 @@ pub fn attention_grad<E: Float>(
                     let (mask, keys) = comptime!((a.mask, a.keys));
                     shared_term = term::<E>(halves, floats, sizes, &group, batch, other, to, mask, keys);
                 }
-                let seen = of_query(ints, sizes, other, comptime!(a.clone()));
+                // Only where keys are kept is it looked at.
+                let (keys, count) = comptime!(if side == Side::Keys { (a.keys, a.count) } else { (Keys::All, None) });
+                let seen = of_query(ints, sizes, other, keys, count);
                 #[unroll]
                 for r in 0..rows_of {
                     let row = y + comptime!(r as u32 * ROWS);

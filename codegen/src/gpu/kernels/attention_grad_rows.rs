@@ -122,10 +122,15 @@ pub fn statistics<E: Float>(
     sync_cube();
 }
 
-/// The keys that one query sees, where a cube keeps keys; nothing is computed where it keeps others.
+/// The keys that one query sees.
 #[cube]
-pub fn of_query(ints: &Sequence<Box<[i32]>>, sizes: &Sequence<u32>, query: u32, #[comptime] a: AttentionGrad) -> Group {
-    let (keys, count) = comptime!(if a.side == Side::Keys { (a.keys, a.count) } else { (Keys::All, None) });
+pub fn of_query(
+    ints: &Sequence<Box<[i32]>>,
+    sizes: &Sequence<u32>,
+    query: u32,
+    #[comptime] keys: Keys,
+    #[comptime] count: Option<Slot>,
+) -> Group {
     let index = match comptime!(keys) {
         Keys::All => u32::new(0),
         Keys::Windows(_) => query / *sizes.index(at::PER_FRAME),
@@ -138,17 +143,18 @@ pub fn of_query(ints: &Sequence<Box<[i32]>>, sizes: &Sequence<u32>, query: u32, 
     group(ints, sizes, index, keys, count)
 }
 
-/// From which query to which (behind the last) the block of keys from `first` on may be seen: those between see one of its keys or none.
+/// From which query to which (behind the last) the keys `first .. end` may be seen: those between see one of them or none.
 #[cube]
 pub fn met_queries(
     ints: &Sequence<Box<[i32]>>,
     sizes: &Sequence<u32>,
     first: u32,
-    #[comptime] a: AttentionGrad,
+    end: u32,
+    #[comptime] keys: Keys,
+    #[comptime] count: Option<Slot>,
 ) -> (u32, u32) {
     let queries = *sizes.index(at::QUERIES);
-    let end = min(first + comptime!(a.tile.queries), *sizes.index(at::KEYS));
-    match comptime!(a.keys) {
+    match comptime!(keys) {
         Keys::All => (u32::new(0), queries),
         Keys::NearestFrame => {
             let (frames, per) = (*sizes.index(at::GROUPS), *sizes.index(at::PER_FRAME));
@@ -161,7 +167,7 @@ pub fn met_queries(
             let mut from = 0u32;
             let mut to = 0u32;
             for frame in 0..*sizes.index(at::GROUPS) {
-                let seen = group(ints, sizes, frame, comptime!(a.keys), comptime!(a.count));
+                let seen = group(ints, sizes, frame, keys, count);
                 if seen.key < end && seen.key + seen.keys > first {
                     from = select(to == 0u32, seen.query, from);
                     to = seen.query_end;

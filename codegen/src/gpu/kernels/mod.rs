@@ -18,6 +18,7 @@ pub mod rope;
 pub mod softmax;
 pub mod sum;
 pub mod walk;
+pub mod window_product;
 
 use cubecl::prelude::*;
 

@@ -10,12 +10,14 @@ mod probabilities;
 mod product;
 mod sum;
 mod walk;
+mod window_product;
 
 use std::borrow::Cow;
 
 use ccl_ir::plan::{Call, Place};
 use ccl_ir::{DType, Op, Plan};
 
+use super::kernels::window_product::Side;
 use super::launch::{Launch, LowerError};
 use super::target::Target;
 
@@ -84,6 +86,8 @@ pub fn lower(call: &Call, target: &Target) -> Result<Lowered, LowerError> {
         Op::PartitionedContextAttentionGrad(p) => attention_grad::partitioned(call, target, p)?,
         Op::ContextProbabilities(p) => probabilities::probabilities(call, target, p)?,
         Op::WindowMix(w) => product::window_mix(call, target, w)?,
+        Op::WindowDots(w) => window_product::window_product(call, target, &w.partition, Side::Weights)?,
+        Op::WindowSpread(w) => window_product::window_product(call, target, &w.partition, Side::Values)?,
         Op::MergeAttention(_) => attention::merge(call, target)?,
         Op::Concat(c) => elementwise::concat(call, target, c.axis)?,
         Op::Patchify(p) => vec![elementwise::patchify(call, target, &p.patch)?],

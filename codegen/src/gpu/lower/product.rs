@@ -11,7 +11,7 @@ use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
 
 /// Tiles of a target.
-fn tile(target: &Target) -> Tile {
+pub(super) fn tile(target: &Target) -> Tile {
     match target.tiles {
         Tiles::Small => Tile { side: 16, depth: 8, micro: 2 },
         Tiles::Large => Tile { side: 64, depth: 16, micro: 4 },
