@@ -40,7 +40,7 @@ fn summary(study: &Study, results: &Results, claims: &[Claim]) -> Markup {
     let count = |v: Verdict| claims.iter().filter(|c| c.verdict == v).count();
     html! {
         (study.arms.len()) " arms, " (study.seeds.len()) " paired seeds, " (study.clips) " clips sampled for each task. "
-        @if done < of { b { (done) " of " (of) " measurements are there; the rest is still to come. " } }
+        @if done < of { b { (done) " of " (of) " measurements" } " are there; the rest is still to come. " }
         "Of " (claims.len()) " comparisons, " b { (count(Verdict::Shown)) " show the paper's order" }
         " beyond two standard errors, " (count(Verdict::Open)) " are open, "
         (count(Verdict::Reversed)) " show the reverse."
