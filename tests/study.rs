@@ -94,7 +94,9 @@ fn a_study_trains_pairs_measures_arms_and_draws_a_page() {
     let page = study(&stopped).words("--page").ok();
     let left: Value = serde_json::from_str(&page.stdout).expect("JSON");
     assert_eq!(left["each"].as_array().expect("a list").len(), 0);
-    assert!(fs::read_to_string(stopped.join("index.html")).expect("a page").contains("0 of 30 measurements</b> are there"));
+    assert!(
+        fs::read_to_string(stopped.join("index.html")).expect("a page").contains("0 of 30 measurements</b> are there")
+    );
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl Builder<'_> {
         let error = self.binary(&module, BinaryKind::Sub, velocity, target)?;
         let square = self.add(&module, Binary { kind: BinaryKind::Mul }, &[error, error])?;
         let elements = self.graph.ty(square).elements();
-        let sum = self.add(&module, Reduce::to([]), &[square])?;
+        let at = format!("{}/{module}", self.pass.name);
+        let sum = Reduce::total(&mut self.graph, &at, square)?;
         let share = self.constant(1.0 / elements as f64, [])?;
         self.binary(&module, BinaryKind::Mul, sum, share)
     }

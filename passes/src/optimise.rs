@@ -103,7 +103,7 @@ fn add(g: &mut Graph, optimiser: &Optimiser, gradients: &[(String, Value)]) -> R
             g.update(&state, gradient);
         }
         let square = binary(g, BinaryKind::Mul, gradient, gradient)?;
-        let square = g.add(at.clone(), Reduce::to([]), &[square])?;
+        let square = Reduce::total(g, &at, square)?;
         squares.push(g.add(at.clone(), Reshape { shape: vec![1] }, &[square])?);
         let [m, v, count] = ["m", "v", "count"].map(|part| format!("adam.{part}.{name}"));
         let inputs =

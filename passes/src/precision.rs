@@ -131,7 +131,7 @@ fn reaches_result(graph: &Graph) -> Vec<bool> {
                 | Op::Slice(_)
                 | Op::Concat(_)
                 | Op::AdamW(_)
-        ) || matches!(&node.op, Op::Reduce(r) if r.shape.is_empty());
+        ) || matches!(&node.op, Op::Reduce(r) if r.shape.last().is_none_or(|n| *n == 1));
         if ends[id.index()] && passes {
             for v in &node.inputs {
                 ends[v.node.index()] = true;

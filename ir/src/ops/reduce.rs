@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::float;
 use super::fused::common_shape;
 use crate::chain::{Arg, Chain, Instr};
-use crate::error::Problem;
+use crate::error::{IrError, Problem};
 use crate::grad::{self, Backward, Gradients};
+use crate::graph::{Graph, Value};
 use crate::op::{Access, Operator, Sample, Tolerance};
 use crate::ops::BinaryKind;
 use crate::tensor::{Real, Tensor};
@@ -24,10 +25,28 @@ pub struct Reduce {
     pub shape: Vec<usize>,
 }
 
+/// Most elements that are summed to one number at once.
+const LONG: u64 = 1 << 16;
+
 impl Reduce {
     /// The sum of one input to a shape.
     pub fn to(shape: impl Into<Vec<usize>>) -> Self {
         Self { chain: None, shape: shape.into() }
+    }
+
+    /// Adds the sum of all elements to a graph. A large tensor is summed by rows first: on a GPU a sum is the work of one group of threads, however long
+    /// it is.
+    ///
+    /// # Errors
+    /// When the tensor is not of real numbers, or empty.
+    pub fn total(graph: &mut Graph, at: &str, x: Value) -> Result<Value, IrError> {
+        let (mut rows, elements) = (graph.ty(x).shape.clone(), graph.ty(x).elements());
+        let mut sum = x;
+        if let Some(last) = rows.last_mut().filter(|_| elements > LONG) {
+            *last = 1;
+            sum = graph.add(at, Self::to(rows), &[sum])?;
+        }
+        graph.add(at, Self::to([]), &[sum])
     }
 }
 
