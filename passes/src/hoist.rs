@@ -12,7 +12,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ccl_ir::{Binding, DType, Graph, Node, NodeId, Op, TensorType, Value, Work, ops};
+use ccl_ir::ops::{self, BinaryKind};
+use ccl_ir::{Binding, DType, Graph, IrError, Node, NodeId, Op, TensorType, Value, Work};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -74,9 +75,6 @@ pub fn run(graph: &Graph, rows: usize, record: &mut Record) -> Result<Graph, Pas
     together(&re.finish(), record)
 }
 
-/// What makes sums with one row alike: the row, the operator, the row's place among its operands, the type of the weights.
-type Alike = (Value, ops::BinaryKind, usize, TensorType);
-
 /// Sums of one row with the weights of many blocks as one sum with all of them, by the law
 ///
 /// > `(a + r, b + r, ..) = (a, b, ..) + r`:
@@ -84,60 +82,74 @@ type Alike = (Value, ops::BinaryKind, usize, TensorType);
 /// what the schedule leaves to the step are then a few calls, however many blocks there are.
 fn together(graph: &Graph, record: &mut Record) -> Result<Graph, PassError> {
     let err = PassError::ir("hoist");
-    let alike = |node: &Node| -> Option<Alike> {
-        let Op::Binary(b) = &node.op else { return None };
-        let row = node.inputs.iter().position(|v| matches!(graph.op(*v), Op::Index(_)))?;
-        let weight = node.inputs[1 - row];
-        let same = graph.ty(node.inputs[row]) == &node.types[0];
-        (same && matches!(graph.op(weight), Op::Weight(_)))
-            .then(|| (node.inputs[row], b.kind, row, graph.ty(weight).clone()))
+    // A sum's row, and its weight, which broadcasts to the row.
+    let operands = |node: &Node| -> Option<(Value, Value)> {
+        if !matches!(&node.op, Op::Binary(b) if b.kind == BinaryKind::Add) {
+            return None;
+        }
+        let pairs = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])];
+        let fits = |&(row, weight): &(Value, Value)| {
+            let ops = (graph.op(row), graph.op(weight));
+            matches!(ops, (Op::Index(_), Op::Weight(_))) && *graph.ty(row) == node.types[0]
+        };
+        pairs.into_iter().find(fits)
     };
-    let mut groups: Vec<(Alike, Vec<NodeId>)> = Vec::new();
+    // Sums of one row with weights of one type, in the graph's order.
+    let mut groups: Vec<(Value, Vec<(NodeId, Value)>)> = Vec::new();
     for (id, node) in graph.iter() {
-        let Some(key) = alike(node) else { continue };
-        match groups.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, members)) => members.push(id),
-            None => groups.push((key, vec![id])),
+        let Some((row, weight)) = operands(node) else { continue };
+        let alike = |(r, of): &&mut (Value, Vec<(NodeId, Value)>)| *r == row && graph.ty(of[0].1) == graph.ty(weight);
+        match groups.iter_mut().find(alike) {
+            Some((_, members)) => members.push((id, weight)),
+            None => groups.push((row, vec![(id, weight)])),
         }
     }
     groups.retain(|(_, members)| members.len() > 1);
-    groups.retain(|(_, members)| record.allow("hoist", "sums of a row together", &graph.node(members[0]).at));
+    groups.retain(|(_, members)| record.allow("hoist", "sums of a row together", &graph.node(members[0].0).at));
+    let mut places: HashMap<NodeId, (usize, usize)> = HashMap::new();
+    for (g, (_, members)) in groups.iter().enumerate() {
+        places.extend(members.iter().enumerate().map(|(n, (id, _))| (*id, (g, n))));
+    }
     let mut re = Rebuild::new(graph);
-    let mut sums: HashMap<NodeId, Value> = HashMap::new();
+    let mut sums: Vec<Option<Value>> = vec![None; groups.len()];
     for (id, node) in graph.iter() {
-        let group = groups.iter().find_map(|g| Some((g, g.1.iter().position(|m| *m == id)?)));
-        let Some((((_, kind, row, ty), members), n)) = group else {
+        let Some(&(g, n)) = places.get(&id) else {
             re.keep(id).map_err(&err)?;
             continue;
         };
-        let add = |re: &mut Rebuild<'_>, at: &str, op: Op, inputs: &[Value]| re.new.add(at, op, inputs).map_err(&err);
-        let row_value = re.get(node.inputs[*row]);
-        let sum = match sums.get(&members[0]) {
-            Some(&sum) => sum,
-            None => {
-                let at = outside(&node.at);
-                let mut parts = Vec::with_capacity(members.len());
-                for &m in members {
-                    let Op::Weight(w) = graph.op(graph.node(m).inputs[1 - row]) else { continue };
-                    let weight = re.new.weight(&w.name, w.ty.clone()).map_err(&err)?;
-                    let shape = [&[1], &ty.shape[..]].concat();
-                    parts.push(add(&mut re, &at, ops::Reshape { shape }.into(), &[weight])?);
-                }
-                let all = add(&mut re, &at, ops::Concat { axis: 0 }.into(), &parts)?;
-                let inputs = if *row == 0 { [row_value, all] } else { [all, row_value] };
-                let sum = add(&mut re, &at, ops::Binary { kind: *kind }.into(), &inputs)?;
-                sums.insert(members[0], sum);
-                let reason =
-                    format!("{} sums with weights as one call: only the row changes with the step", members.len());
-                record.applied("hoist", "sums of a row together", &at, reason, 0, 0);
-                sum
-            }
+        let sum = match sums[g] {
+            Some(sum) => sum,
+            None => all_of(&mut re, &groups[g], &outside(&node.at), record).map_err(&err)?,
         };
-        let own = add(&mut re, &node.at, ops::Slice { axis: 0, start: n, len: 1 }.into(), &[sum])?;
-        let own = add(&mut re, &node.at, ops::Reshape { shape: node.types[0].shape.clone() }.into(), &[own])?;
+        sums[g] = Some(sum);
+        let mut view = |op: Op, v: Value| re.new.add(node.at.clone(), op, &[v]).map_err(&err);
+        let own = view(ops::Slice { axis: 0, start: n, len: 1 }.into(), sum)?;
+        let own = view(ops::Reshape { shape: node.types[0].shape.clone() }.into(), own)?;
         re.replace(id, own);
     }
     Ok(re.finish())
+}
+
+/// A row with the weights of a group of sums, one behind the other.
+fn all_of(
+    re: &mut Rebuild<'_>,
+    (row, members): &(Value, Vec<(NodeId, Value)>),
+    at: &str,
+    record: &mut Record,
+) -> Result<Value, IrError> {
+    let (graph, row) = (re.old, re.get(*row));
+    let rank = re.new.ty(row).rank();
+    let mut parts = Vec::with_capacity(members.len());
+    for (_, weight) in members {
+        let ty = graph.ty(*weight);
+        let weight = re.new.weight(graph.op(*weight).given_name().unwrap_or_default(), ty.clone())?;
+        let shape = [&vec![1; 1 + rank - ty.rank()], &ty.shape[..]].concat();
+        parts.push(re.new.add(at, ops::Reshape { shape }, &[weight])?);
+    }
+    let all = re.new.add(at, ops::Concat { axis: 0 }, &parts)?;
+    let reason = format!("{} sums with weights as one call: only the row changes with the step", members.len());
+    record.applied("hoist", "sums of a row together", at, reason, 0, 0);
+    re.new.add(at, ops::Binary { kind: BinaryKind::Add }, &[all, row])
 }
 
 /// The path without its block: `cond/video.blocks.3.modulation` as `cond/video.modulation`.

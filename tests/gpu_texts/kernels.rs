@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ccl::error::Error;
 use ccl::ir::{DType, Plan, TensorType};
 use ccl::model::{Config, Guidance, Task, tensors};
-use ccl::planning::{Request, plan};
+use ccl::planning::{Algebra, Request, RuleSet, plan};
 use ccl::training::loss::{LossRequest, plan_loss};
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower_in};
@@ -73,11 +73,11 @@ fn identity(launch: &Launch) -> (Blueprint, [usize; 6]) {
 #[derive(Clone, Copy)]
 enum Job {
     Run(Guidance, DType),
-    Train(Option<DType>),
+    Train(RuleSet, Option<DType>),
 }
 
 /// The plan of a step of training and its update, where everything is trained.
-fn training(config: &Config, task: Task, clip: &str, half: Option<DType>) -> Result<Plan, Error> {
+fn training(config: &Config, task: Task, clip: &str, rules: RuleSet, half: Option<DType>) -> Result<Plan, Error> {
     let parameters: BTreeMap<_, _> =
         tensors(config).into_iter().map(|t| (t.name, (TensorType::f32(t.shape), 0))).collect();
     let mut states: Vec<_> = parameters.iter().map(|(name, (ty, _))| (name.clone(), ty.clone())).collect();
@@ -93,6 +93,7 @@ fn training(config: &Config, task: Task, clip: &str, half: Option<DType>) -> Res
         image_tokens: if config.image_dim > 0 { 4 } else { 0 },
         training: Some(Training { optimiser: Some(optimiser), half, ..Training::default() }),
         states,
+        algebra: Algebra { rules, ..Algebra::default() },
         validate: false,
     };
     plan_loss(config, &request)
@@ -109,8 +110,10 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
                 jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
             }
-            let halves = std::iter::once(None).chain(targets[0].halves.iter().copied().map(Some));
-            jobs.extend(halves.map(|half| (model, task, Job::Train(half))));
+            // Small models are too small for most rules to pay.
+            let halves = targets[0].halves.iter().map(|half| (RuleSet::All, Some(*half)));
+            let ways = [(RuleSet::All, None), (RuleSet::Always, None)].into_iter().chain(halves);
+            jobs.extend(ways.map(|(rules, half)| (model, task, Job::Train(rules, half))));
         }
     }
     let found: Vec<Mutex<HashMap<_, Text>>> = targets.iter().map(|_| Mutex::default()).collect();
@@ -121,9 +124,9 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 (request.dtype, request.gpu) = (dtype, Some(targets[0].clone()));
                 (format!("{} {task} {guidance} {dtype}", model.name), plan(&model.config, &request))
             }
-            Job::Train(half) => {
-                let what = half.map_or(String::new(), |h| format!(" {h}"));
-                (format!("training {} {task}{what}", model.name), training(&model.config, task, model.clip, half))
+            Job::Train(rules, half) => {
+                let what = format!("training {} {task} {rules:?} {half:?}", model.name);
+                (what, training(&model.config, task, model.clip, rules, half))
             }
         };
         let plan = plan.map_err(|e| format!("{what}: {e}"))?;
