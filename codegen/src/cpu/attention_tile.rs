@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use super::micro::{self, Left, Panels, Target, pack, pack_transposed, panels_len, product};
+use super::micro::{self, Left, Onto, Panels, Target, pack, pack_transposed, panels_len, product};
 use super::softmax_math::{LANES, Running, scale, vectorised};
 
 /// Most queries of a task.
@@ -162,7 +162,7 @@ impl Scratch {
             let (k, to) = (Left { ptr: part.k, row: part.k_stride, column: 1 }, mine.as_mut_ptr());
             let q = Panels::packed(&self.q, dim);
             // SAFETY: `mine` is [rows, width]; the caller's promise.
-            unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, false) };
+            unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, Onto::Nothing) };
             for (row, &bias) in mine.chunks_exact_mut(width).zip(part.bias.unwrap_or_default()) {
                 if bias != 0.0 {
                     row.iter_mut().for_each(|s| *s += bias);
@@ -190,7 +190,7 @@ impl Scratch {
                     pack(|j| part.v.wrapping_add(j * part.v_stride), part.rows, dim, &mut self.v);
                     Panels::packed(&self.v, part.rows)
                 };
-                product([queries, dim, part.rows], weights, v, to, 1.0, !first || i > 0);
+                product([queries, dim, part.rows], weights, v, to, 1.0, Onto::result(!first || i > 0));
             }
             start += part.rows * width;
         }
