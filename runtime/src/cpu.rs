@@ -1,14 +1,15 @@
 //! The CPU backend: native kernels on a pool of threads.
 //!
-//! An instance holds one block of memory per region, as large as the plan says, and reads weights where their files are
+//! An instance holds one block of memory per region, as large as the plan says. Weights of linear maps are brought into the
+//! order that products read them in when they are loaded, for all entry points; others are read where their files are
 //! mapped. A step allocates nothing but the kernels' own small work areas. Results do not depend on the number of threads.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccl_codegen::cpu::view::View;
-use ccl_codegen::cpu::{self, KernelError};
-use ccl_ir::plan::{Operand, Place, Region};
+use ccl_codegen::cpu::{self, KernelError, weight};
+use ccl_ir::plan::{Operand, Place, PlanWeight, Region};
 use ccl_ir::{Binding, DType, Plan};
 use memmap2::{MmapMut, MmapRaw};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -87,10 +88,51 @@ impl Backend for CpuBackend {
         let state = state.map(|s| s.of::<HostState>(&plan)).transpose()?;
         let memory = Memory::allocate(&plan, state)?;
         // In the pool, because a source may convert in parallel.
-        let load = || plan.weights.iter().map(|w| weights.load(&w.name, &w.ty)).collect::<Result<_, _>>();
-        let weights = self.pool.install(load)?;
+        let weights = self.pool.install(|| load(&plan, weights))?;
         Ok(Box::new(CpuInstance { plan, pool: Arc::clone(&self.pool), memory, weights, profiler: Profiler::default() }))
     }
+}
+
+/// A weight as the plan's calls read it.
+struct Loaded {
+    bytes: WeightBytes,
+    /// Whether it lies in panels.
+    panels: bool,
+}
+
+/// Loads a plan's weights, one after the other.
+fn load(plan: &Plan, weights: &dyn WeightSource) -> Result<Vec<Loaded>, RuntimeError> {
+    let panels = in_panels(plan);
+    let load = |(w, panels): (&PlanWeight, bool)| {
+        let mut bytes = weights.load(&w.name, &w.ty)?;
+        if panels {
+            bytes = WeightBytes::make(&w.name, weight::panels_bytes(&w.ty), |out| {
+                weight::to_panels(&w.ty, &bytes, out);
+                Ok(())
+            })?;
+        }
+        Ok(Loaded { bytes, panels })
+    };
+    plan.weights.iter().zip(panels).map(load).collect()
+}
+
+/// Which weights are read in panels: those that every call takes as a whole, and takes in panels.
+fn in_panels(plan: &Plan) -> Vec<bool> {
+    let mut panels = vec![true; plan.weights.len()];
+    for call in plan.entries.values().flatten() {
+        for (i, operand) in call.inputs.iter().enumerate() {
+            if let Place::Weight(w) = operand.place {
+                let whole = operand.ty == plan.weights[w as usize].ty && operand.offset == 0 && operand.is_dense();
+                panels[w as usize] &= whole && weight::takes_panels(&call.op, i);
+            }
+        }
+    }
+    for port in &plan.outputs {
+        if let Place::Weight(w) = port.operand.place {
+            panels[w as usize] = false;
+        }
+    }
+    panels
 }
 
 /// The memory of all regions, zero at first, its pages only taken when they are touched.
@@ -144,7 +186,7 @@ struct CpuInstance {
     plan: Arc<Plan>,
     pool: Arc<ThreadPool>,
     memory: Memory,
-    weights: Vec<WeightBytes>,
+    weights: Vec<Loaded>,
     profiler: Profiler,
 }
 
@@ -153,19 +195,23 @@ struct CpuInstance {
 struct Resolver<'a> {
     plan: &'a Plan,
     memory: &'a Memory,
-    weights: &'a [WeightBytes],
+    weights: &'a [Loaded],
 }
 
 impl<'a> Resolver<'a> {
     fn view(&self, o: &'a Operand) -> View<'a> {
-        let base = match o.place {
-            Place::Weight(w) => self.weights[w as usize].bytes().as_ptr().cast_mut(),
+        let (base, panels) = match o.place {
+            Place::Weight(w) => {
+                let weight = &self.weights[w as usize];
+                (weight.bytes.as_ptr().cast_mut(), weight.panels)
+            }
             Place::Buffer(b) => {
                 let buffer = &self.plan.buffers[b as usize];
-                self.memory.base(buffer.region).wrapping_add(buffer.offset as usize)
+                (self.memory.base(buffer.region).wrapping_add(buffer.offset as usize), false)
             }
         };
-        View { ptr: base.wrapping_add((o.offset * o.ty.dtype.bytes()) as usize), ty: &o.ty, strides: &o.strides }
+        let ptr = base.wrapping_add((o.offset * o.ty.dtype.bytes()) as usize);
+        View { panels, ..View::new(ptr, &o.ty, &o.strides) }
     }
 }
 
@@ -258,7 +304,7 @@ impl Instance for CpuInstance {
     }
 
     fn resident_bytes(&self) -> u64 {
-        let weights: u64 = self.weights.iter().map(|w| w.bytes().len() as u64).sum();
+        let weights: u64 = self.weights.iter().map(|w| w.bytes.len() as u64).sum();
         self.plan.persistent_bytes + self.plan.scratch_bytes + self.plan.state_bytes + weights
     }
 

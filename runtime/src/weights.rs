@@ -104,7 +104,10 @@ impl WeightBytes {
     }
 
     /// New memory of `len` bytes that `fill` writes.
-    fn make(
+    ///
+    /// # Errors
+    /// What `fill` says, and when memory is short.
+    pub(crate) fn make(
         name: &str,
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), RuntimeError>,

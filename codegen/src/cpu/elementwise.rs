@@ -64,29 +64,6 @@ impl Program {
         }
         Self { steps: out, slots }
     }
-
-    /// The chain as a linear map applies it: input 0 is the product, with a bias the bias is input 1, and the
-    /// epilogue's own inputs follow. `None` where there is nothing to do.
-    pub fn of_epilogue(bias: bool, epilogue: Option<&Chain>) -> Option<Self> {
-        let add = Instr::Binary(BinaryKind::Add, Arg::In(0), Arg::In(1));
-        let shift = |arg: Arg| match arg {
-            Arg::In(0) => Arg::Step(0),
-            Arg::In(n) => Arg::In(n + 1),
-            Arg::Step(n) => Arg::Step(n + 1),
-            c => c,
-        };
-        match (bias, epilogue) {
-            (false, None) => None,
-            (false, Some(chain)) => Some(Self::new(&chain.steps)),
-            (true, chain) => {
-                let rest = chain.map_or(&[][..], |c| &c.steps).iter().map(|step| match *step {
-                    Instr::Unary(kind, a) => Instr::Unary(kind, shift(a)),
-                    Instr::Binary(kind, a, b) => Instr::Binary(kind, shift(a), shift(b)),
-                });
-                Some(Self::new(&std::iter::once(add).chain(rest).collect::<Vec<_>>()))
-            }
-        }
-    }
 }
 
 /// An input of a program as it lies in memory, broadcast to the result.

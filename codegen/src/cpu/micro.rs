@@ -15,6 +15,26 @@ use super::softmax_math::vectorised;
 /// Columns of a panel.
 pub(super) const LANES: usize = 16;
 
+/// Numbers that panels start cache lines with: memory of one thread that is used again and again.
+#[derive(Default)]
+pub(super) struct Lines(Vec<Line>);
+
+/// A cache line.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+impl Lines {
+    /// `len` numbers, whatever they are; what the last call left behind stays where it does not grow.
+    pub fn get(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(LANES);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; LANES]));
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
+    }
+}
+
 /// Left operand: first element, distance of rows and of columns.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
@@ -222,9 +242,7 @@ impl Product {
                 for (i, sums) in sums.iter().enumerate() {
                     for (v, &sum) in sums.as_flattened().iter().enumerate() {
                         // SAFETY: as above.
-                        unsafe {
-                            at(i, v).write_unaligned(simd.mul_add_f32s(sum, factor, at(i, v).read_unaligned()))
-                        };
+                        unsafe { at(i, v).write_unaligned(simd.mul_add_f32s(sum, factor, at(i, v).read_unaligned())) };
                     }
                 }
             }
@@ -280,7 +298,12 @@ pub(super) unsafe fn pack(row: impl Fn(usize) -> *const f32, rows: usize, column
 ///
 /// # Safety
 /// The rows are valid and nobody writes them.
-pub(super) unsafe fn pack_transposed(row: impl Fn(usize) -> *const f32, rows: usize, columns: usize, to: &mut [f32]) {
+pub(super) unsafe fn pack_transposed<T: Copy + Default>(
+    row: impl Fn(usize) -> *const T,
+    rows: usize,
+    columns: usize,
+    to: &mut [T],
+) {
     vectorised(
         #[inline(always)]
         || {
@@ -288,13 +311,13 @@ pub(super) unsafe fn pack_transposed(row: impl Fn(usize) -> *const f32, rows: us
                 let (first, count) = (panel * LANES, LANES.min(rows - panel * LANES));
                 let (to, _) = to.as_chunks_mut::<LANES>();
                 for (block, to) in to.chunks_mut(LANES).enumerate() {
-                    let mut square = [[0.0f32; LANES]; LANES];
+                    let mut square = [[T::default(); LANES]; LANES];
                     for (i, square) in square[..count].iter_mut().enumerate() {
                         // SAFETY: the caller's promise.
                         unsafe {
                             let from = row(first + i).add(block * LANES);
                             if to.len() == LANES {
-                                *square = from.cast::<[f32; LANES]>().read();
+                                *square = from.cast::<[T; LANES]>().read();
                             } else {
                                 square[..to.len()].copy_from_slice(std::slice::from_raw_parts(from, to.len()));
                             }
@@ -309,6 +332,19 @@ pub(super) unsafe fn pack_transposed(row: impl Fn(usize) -> *const f32, rows: us
             }
         },
     );
+}
+
+/// Packs rows of `columns` numbers into panels, wherever each number is.
+///
+/// # Safety
+/// The numbers are valid and nobody writes them.
+pub(super) unsafe fn pack_any(at: impl Fn(usize, usize) -> *const f32, rows: usize, columns: usize, to: &mut [f32]) {
+    for (i, to) in to[..panels_len(rows, columns)].iter_mut().enumerate() {
+        let (panel, row, lane) = (i / (rows * LANES), i / LANES % rows, i % LANES);
+        let column = panel * LANES + lane;
+        // SAFETY: the caller's promise.
+        *to = if column < columns { unsafe { *at(row, column) } } else { 0.0 };
+    }
 }
 
 #[cfg(test)]

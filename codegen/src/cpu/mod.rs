@@ -30,7 +30,7 @@ mod skinny;
 mod softmax_math;
 mod tables;
 pub mod view;
-mod weight;
+pub mod weight;
 
 use ccl_ir::{DType, Op};
 use thiserror::Error;

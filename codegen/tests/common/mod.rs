@@ -118,7 +118,7 @@ impl Memory {
     }
 
     fn view(&mut self) -> View<'_> {
-        View { ptr: self.words.as_mut_ptr().cast(), ty: &self.ty, strides: &self.strides }
+        View::new(self.words.as_mut_ptr().cast(), &self.ty, &self.strides)
     }
 }
 
