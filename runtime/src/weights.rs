@@ -104,10 +104,7 @@ impl WeightBytes {
     }
 
     /// New memory of `len` bytes that `fill` writes.
-    ///
-    /// # Errors
-    /// What `fill` says, and when memory is short.
-    pub(crate) fn make(
+    fn make(
         name: &str,
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), RuntimeError>,

@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 
 use super::micro::{self, Left, Onto, Panels, Target, pack, pack_transposed, panels_len, product};
-use super::softmax_math::{LANES, Running, scale, vectorised};
+use super::simd::vectorised;
+use super::softmax_math::{LANES, Running, scale};
 
 /// Most queries of a task.
 pub(super) const QUERIES: usize = 128;

@@ -7,7 +7,8 @@
 
 use ccl_ir::ops::{BinaryKind, UnaryKind};
 
-pub(super) use super::softmax_math::{exp, vectorised};
+pub(super) use super::simd::vectorised;
+pub(super) use super::softmax_math::exp;
 
 /// `x / (1 + e^-x)`.
 #[inline(always)]

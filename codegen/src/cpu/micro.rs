@@ -10,7 +10,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::softmax_math::vectorised;
+use super::simd::{dispatch, vectorised};
 
 /// Columns of a panel.
 pub(super) const LANES: usize = 16;
@@ -94,7 +94,7 @@ impl Onto {
 /// All elements of `a` and `c` are valid, and nobody else touches those of `c`; the panels are
 /// valid for `k` rows and `n` columns, padded to whole panels; `onto` has `n` columns.
 pub(super) unsafe fn product(sizes: [usize; 3], a: Left, b: Panels, c: Target, factor: f32, onto: Onto) {
-    pulp::Arch::new().dispatch(Product { sizes, a, b, c, factor, onto });
+    dispatch(Product { sizes, a, b, c, factor, onto });
 }
 
 /// The operands of [`product`], whose promise stands behind every use of their memory.

@@ -26,6 +26,7 @@ mod product;
 mod reduce;
 mod rope;
 mod scatter;
+pub mod simd;
 mod skinny;
 mod softmax_math;
 mod tables;
