@@ -11,11 +11,11 @@ use super::simd::vectorised;
 use super::softmax_math::{LANES, Running, scale};
 
 /// Most queries of a task.
-pub(super) const QUERIES: usize = 128;
+pub(super) const QUERIES: usize = 192;
 /// Queries so few that packing a tile's values costs more than it saves.
 pub(super) const FEW: usize = 16;
-/// Most keys of a tile: with [`QUERIES`] a tile of scores is 128 KiB, as are keys and values of 128 channels.
-const KEYS: usize = 256;
+/// Most keys of a tile: with [`QUERIES`] a tile of scores is 144 KiB, as are keys and values of 192 channels.
+const KEYS: usize = 192;
 
 /// Keys and values of one head, one row per key, both with packed channels.
 #[derive(Clone, Copy)]
