@@ -1,4 +1,4 @@
-//! Chains of elementwise steps: unary, binary and fused operators, and what a linear map does to its product.
+//! Chains of elementwise steps: unary, binary and fused operators.
 //!
 //! A [`Program`] works on blocks of consecutive output elements, one vectorised loop per step and block, so that
 //! intermediate results stay in the first-level cache. Operands may have any strides.
@@ -16,14 +16,15 @@ pub(super) const BLOCK: usize = 512;
 
 /// Where a step's operand is.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub(super) enum Source {
     Input(usize),
     Slot(usize),
     Const(f32),
 }
 
+/// What a step does.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Unary(UnaryKind, Source),
     Binary(BinaryKind, Source, Source),
 }
@@ -32,8 +33,9 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Program {
     /// What each step does and the slot it writes, which is none of the slots that it reads.
-    steps: Vec<(Step, usize)>,
-    slots: usize,
+    pub steps: Vec<(Step, usize)>,
+    /// Number of slots.
+    pub slots: usize,
 }
 
 impl Program {
@@ -63,6 +65,16 @@ impl Program {
             free.extend((0..=i).filter(|&n| last_use(n).unwrap_or(n) == i).map(|n| slot_of[n]));
         }
         Self { steps: out, slots }
+    }
+
+    /// Number of operands that are constants.
+    pub fn constants(&self) -> usize {
+        let constant = |source: &Source| usize::from(matches!(source, Source::Const(_)));
+        let count = |(step, _): &(Step, usize)| match step {
+            Step::Unary(_, a) => constant(a),
+            Step::Binary(_, a, b) => constant(a) + constant(b),
+        };
+        self.steps.iter().map(count).sum()
     }
 }
 

@@ -11,6 +11,7 @@ mod attention_grad_tile;
 mod attention_tile;
 mod cast;
 mod elementwise;
+mod epilogue;
 mod layout;
 mod linear;
 mod math;
