@@ -38,7 +38,7 @@ impl Default for Effort {
 }
 
 /// Weights whose values do not matter, small enough that nothing overflows.
-struct Small;
+pub(crate) struct Small;
 
 impl WeightSource for Small {
     fn load(&self, name: &str, want: &TensorType) -> Result<WeightBytes, RuntimeError> {

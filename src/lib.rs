@@ -5,7 +5,8 @@
 //! - [`model_dir::ModelDir`] opens a model directory: configuration, weights in any of the accepted dialects;
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
 //! - [`explain`] says what is in a plan and how it came to be;
-//! - [`bisect`] finds the rewrite that changes a result, [`calibrate`] measures a backend for the cost model;
+//! - [`bisect`] finds the rewrite that changes a result, [`calibrate`] measures a backend for the cost model, [`kernels`] calls one
+//!   by one;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
 //! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt, [`attention`] what it looks at,
 //!   [`study`] which part of the model taught it;
@@ -20,6 +21,7 @@ pub mod decoding;
 pub mod error;
 pub mod evaluation;
 pub mod explain;
+pub mod kernels;
 pub mod model_dir;
 mod page;
 pub mod planning;

@@ -4,6 +4,7 @@
 mod common;
 
 use ccl_codegen::cpu::KernelError;
+use ccl_codegen::cpu::weight::takes_panels;
 use ccl_ir::chain::{Arg, Chain, Instr};
 use ccl_ir::ops::{
     Binary, BinaryKind, Cast, Concat, Constant, Copy, Fused, Index, LayerNorm, Linear, NormModulate, Patchify, Reshape,
@@ -40,6 +41,25 @@ fn inputs_may_lie_in_memory_as_the_operator_says() {
             }
         }
     }
+}
+
+#[test]
+fn weights_may_lie_in_panels() {
+    let mut checked = 0;
+    let large = |m: usize, n: usize, k: usize, dtype: DType| {
+        let inputs = vec![TensorType::f32([m, k]), TensorType::new(dtype, [n, k]), TensorType::f32([n])];
+        Sample::new(Op::from(Linear::biased()), inputs)
+    };
+    let products = [DType::F32, DType::F16, DType::Bf16]
+        .into_iter()
+        .flat_map(|dtype| [(1, 40, 30), (130, 75, 600), (300, 17, 33)].map(|(m, n, k)| large(m, n, k, dtype)));
+    for sample in samples().into_iter().chain(products) {
+        for i in (0..sample.inputs.len()).filter(|&i| takes_panels(&sample.op, i)) {
+            common::check_layouts(&sample, |j| if i == j { Layout::Panels } else { Layout::Dense });
+            checked += 1;
+        }
+    }
+    assert!(checked > 12, "{checked} samples");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The CPU backend: native kernels on a pool of threads.
 //!
-//! An instance holds one block of memory per region, as large as the plan says, and reads weights where their files are
+//! An instance holds one block of memory per region, as large as the plan says. Weights of linear maps are brought into the
+//! order that products read them in when they are loaded, for all entry points; others are read where their files are
 //! mapped. A step allocates nothing but the kernels' own small work areas. Results do not depend on the number of threads.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccl_codegen::cpu::view::View;
-use ccl_codegen::cpu::{self, KernelError};
-use ccl_ir::plan::{Operand, Place, Region};
+use ccl_codegen::cpu::{self, KernelError, weight};
+use ccl_ir::plan::{ALIGNMENT, Operand, Place, PlanWeight, Region};
 use ccl_ir::{Binding, DType, Plan};
 use memmap2::{MmapMut, MmapRaw};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -23,22 +24,31 @@ use crate::weights::{WeightBytes, WeightSource};
 /// Most threads of one pool: more than any machine has, few enough to start.
 const MAX_THREADS: usize = 4096;
 
+/// Environment variable: the highest level of vector instructions that kernels use.
+const SIMD: &str = "CCL_SIMD";
+
 /// The host's processor.
 pub struct CpuBackend {
     pool: Arc<ThreadPool>,
 }
 
 impl CpuBackend {
-    /// A backend with its own pool; `None` takes all hardware threads.
+    /// A backend with its own pool; `None` takes all hardware threads. The environment variable `CCL_SIMD` may name the highest
+    /// level of vector instructions that kernels use.
     ///
     /// # Errors
-    /// When `threads` is 0 or absurd, or the system refuses to start them.
+    /// When `threads` is 0 or absurd, the system refuses to start them, or there is no such level.
     pub fn new(threads: Option<usize>) -> Result<Self, RuntimeError> {
         let threads = threads.unwrap_or_else(hardware_threads);
         if threads == 0 || threads > MAX_THREADS {
             let problem =
                 format!("{threads} threads; give 1 to {MAX_THREADS}, or leave the option out to use all cores");
             return Err(RuntimeError::option("--threads", problem));
+        }
+        if let Some(level) = std::env::var_os(SIMD) {
+            let level = level.to_string_lossy();
+            let problem = |levels| format!("`{level}` is no level of vector instructions here; there are {levels}");
+            cpu::simd::limit(&level).map_err(|levels| RuntimeError::option(SIMD, problem(levels)))?;
         }
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("ccl-cpu-{i}")).build();
         let pool = pool.map_err(|e| RuntimeError::Backend {
@@ -87,10 +97,83 @@ impl Backend for CpuBackend {
         let state = state.map(|s| s.of::<HostState>(&plan)).transpose()?;
         let memory = Memory::allocate(&plan, state)?;
         // In the pool, because a source may convert in parallel.
-        let load = || plan.weights.iter().map(|w| weights.load(&w.name, &w.ty)).collect::<Result<_, _>>();
-        let weights = self.pool.install(load)?;
+        let weights = self.pool.install(|| Weights::load(&plan, weights))?;
         Ok(Box::new(CpuInstance { plan, pool: Arc::clone(&self.pool), memory, weights, profiler: Profiler::default() }))
     }
+}
+
+/// A plan's weights as its calls read them.
+struct Weights {
+    /// Those that lie in panels, in one piece.
+    panels: MmapRaw,
+    list: Vec<Loaded>,
+}
+
+/// Where a weight is.
+enum Loaded {
+    Rows(WeightBytes),
+    /// So many bytes behind the start of the panels.
+    Panels(usize),
+}
+
+impl Weights {
+    /// Loads a plan's weights, one after the other.
+    fn load(plan: &Plan, weights: &dyn WeightSource) -> Result<Self, RuntimeError> {
+        let mut bytes = 0;
+        let mut places = Vec::with_capacity(plan.weights.len());
+        for (w, panels) in plan.weights.iter().zip(in_panels(plan)) {
+            places.push(panels.then_some(bytes));
+            if panels {
+                bytes += weight::panels_bytes(&w.ty).next_multiple_of(ALIGNMENT as usize);
+            }
+        }
+        let mut memory = MmapMut::map_anon(bytes.max(1))
+            .map_err(|e| refuse_memory(plan, format!("which the system refuses ({e})")))?;
+        let load = |(w, place): (&PlanWeight, Option<usize>)| {
+            let rows = weights.load(&w.name, &w.ty)?;
+            Ok(match place {
+                None => Loaded::Rows(rows),
+                Some(at) => {
+                    weight::to_panels(&w.ty, &rows, &mut memory[at..at + weight::panels_bytes(&w.ty)]);
+                    Loaded::Panels(at)
+                }
+            })
+        };
+        let list = plan.weights.iter().zip(places).map(load).collect::<Result<_, RuntimeError>>()?;
+        Ok(Self { panels: memory.into(), list })
+    }
+
+    /// First byte of a weight, and whether it lies in panels.
+    fn place(&self, weight: u32) -> (*mut u8, bool) {
+        match &self.list[weight as usize] {
+            Loaded::Rows(bytes) => (bytes.as_ptr().cast_mut(), false),
+            Loaded::Panels(at) => (self.panels.as_mut_ptr().wrapping_add(*at), true),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let rows = |w: &Loaded| if let Loaded::Rows(bytes) = w { bytes.len() } else { 0 };
+        self.panels.len() + self.list.iter().map(rows).sum::<usize>()
+    }
+}
+
+/// Which weights are read in panels: those that every call takes as a whole, and takes in panels.
+fn in_panels(plan: &Plan) -> Vec<bool> {
+    let mut panels = vec![true; plan.weights.len()];
+    for call in plan.entries.values().flatten() {
+        for (i, operand) in call.inputs.iter().enumerate() {
+            if let Place::Weight(w) = operand.place {
+                let whole = operand.ty == plan.weights[w as usize].ty && operand.offset == 0 && operand.is_dense();
+                panels[w as usize] &= whole && weight::takes_panels(&call.op, i);
+            }
+        }
+    }
+    for port in &plan.outputs {
+        if let Place::Weight(w) = port.operand.place {
+            panels[w as usize] = false;
+        }
+    }
+    panels
 }
 
 /// The memory of all regions, zero at first, its pages only taken when they are touched.
@@ -116,7 +199,7 @@ impl HostState {
 impl Memory {
     fn allocate(plan: &Plan, state: Option<Arc<HostState>>) -> Result<Self, RuntimeError> {
         check_memory(plan)?;
-        let map = |bytes: u64| {
+        let region = |bytes: u64| {
             let bytes =
                 usize::try_from(bytes).map_err(|_| refuse_memory(plan, "more than this machine can address".into()))?;
             MmapMut::map_anon(bytes.max(1))
@@ -125,9 +208,9 @@ impl Memory {
         };
         let state = match state {
             Some(state) => state,
-            None => Arc::new(HostState { bytes: map(plan.state_bytes)?, turn: Mutex::new(()) }),
+            None => Arc::new(HostState { bytes: region(plan.state_bytes)?, turn: Mutex::new(()) }),
         };
-        Ok(Self { persistent: map(plan.persistent_bytes)?, scratch: map(plan.scratch_bytes)?, state })
+        Ok(Self { persistent: region(plan.persistent_bytes)?, scratch: region(plan.scratch_bytes)?, state })
     }
 
     fn base(&self, region: Region) -> *mut u8 {
@@ -144,7 +227,7 @@ struct CpuInstance {
     plan: Arc<Plan>,
     pool: Arc<ThreadPool>,
     memory: Memory,
-    weights: Vec<WeightBytes>,
+    weights: Weights,
     profiler: Profiler,
 }
 
@@ -153,19 +236,20 @@ struct CpuInstance {
 struct Resolver<'a> {
     plan: &'a Plan,
     memory: &'a Memory,
-    weights: &'a [WeightBytes],
+    weights: &'a Weights,
 }
 
 impl<'a> Resolver<'a> {
     fn view(&self, o: &'a Operand) -> View<'a> {
-        let base = match o.place {
-            Place::Weight(w) => self.weights[w as usize].bytes().as_ptr().cast_mut(),
+        let (base, panels) = match o.place {
+            Place::Weight(w) => self.weights.place(w),
             Place::Buffer(b) => {
                 let buffer = &self.plan.buffers[b as usize];
-                self.memory.base(buffer.region).wrapping_add(buffer.offset as usize)
+                (self.memory.base(buffer.region).wrapping_add(buffer.offset as usize), false)
             }
         };
-        View { ptr: base.wrapping_add((o.offset * o.ty.dtype.bytes()) as usize), ty: &o.ty, strides: &o.strides }
+        let ptr = base.wrapping_add((o.offset * o.ty.dtype.bytes()) as usize);
+        View { panels, ..View::new(ptr, &o.ty, &o.strides) }
     }
 }
 
@@ -258,8 +342,7 @@ impl Instance for CpuInstance {
     }
 
     fn resident_bytes(&self) -> u64 {
-        let weights: u64 = self.weights.iter().map(|w| w.bytes().len() as u64).sum();
-        self.plan.persistent_bytes + self.plan.scratch_bytes + self.plan.state_bytes + weights
+        self.plan.persistent_bytes + self.plan.scratch_bytes + self.plan.state_bytes + self.weights.bytes() as u64
     }
 
     fn set_profiling(&mut self, on: bool) {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::attention::Rows;
 use super::attention_tile::{FEW, QUERIES};
 use super::math::{exp, sum_pairs, vectorised};
-use super::micro::{LANES, Left, Panels, Target, pack, pack_transposed, panels_len, product};
+use super::micro::{LANES, Left, Onto, Panels, Target, pack, pack_transposed, panels_len, product};
 
 /// Most keys of a tile.
 const KEYS: usize = 128;
@@ -185,8 +185,8 @@ impl Scratch {
         unsafe {
             let sizes = [keys, width, dim];
             let [q, g] = [&self.q_transposed, &self.g_transposed].map(|data| Panels::packed(data, dim));
-            product(sizes, left(segment.k), q, Target { ptr: p, row: step }, scale, false);
-            product(sizes, left(segment.v), g, Target { ptr: ds, row: step }, 1.0, false);
+            product(sizes, left(segment.k), q, Target { ptr: p, row: step }, scale, Onto::Nothing);
+            product(sizes, left(segment.v), g, Target { ptr: ds, row: step }, 1.0, Onto::Nothing);
         }
         self.scores(keys, bias, scale);
         // SAFETY: as above.
@@ -198,8 +198,8 @@ impl Scratch {
                 true => Panels::in_place(of.row(block.rows.start), of.stride),
                 false => Panels::packed(data, count),
             });
-            product(sizes, p, g, target(segment.dv, rows.start), 1.0, true);
-            product(sizes, ds, q, target(segment.dk, rows.start), 1.0, true);
+            product(sizes, p, g, target(segment.dv, rows.start), 1.0, Onto::Result);
+            product(sizes, ds, q, target(segment.dk, rows.start), 1.0, Onto::Result);
             let ds = Left { row: 1, column: step, ..ds };
             let k = if in_place {
                 Panels::in_place(segment.k.row(rows.start), segment.k.stride)
@@ -207,7 +207,7 @@ impl Scratch {
                 pack(|i| segment.k.row(rows.start + i).cast_const(), keys, dim, &mut self.k);
                 Panels::packed(&self.k, keys)
             };
-            product([count, dim, keys], ds, k, target(block.dq, block.rows.start), 1.0, add);
+            product([count, dim, keys], ds, k, target(block.dq, block.rows.start), 1.0, Onto::result(add));
         }
     }
 

@@ -6,15 +6,16 @@
 
 use std::cell::RefCell;
 
-use super::micro::{self, Left, Panels, Target, pack, pack_transposed, panels_len, product};
-use super::softmax_math::{LANES, Running, scale, vectorised};
+use super::micro::{self, Left, Onto, Panels, Target, pack, pack_transposed, panels_len, product};
+use super::simd::vectorised;
+use super::softmax_math::{LANES, Running, scale};
 
 /// Most queries of a task.
-pub(super) const QUERIES: usize = 128;
+pub(super) const QUERIES: usize = 192;
 /// Queries so few that packing a tile's values costs more than it saves.
 pub(super) const FEW: usize = 16;
-/// Most keys of a tile: with [`QUERIES`] a tile of scores is 128 KiB, as are keys and values of 128 channels.
-const KEYS: usize = 256;
+/// Most keys of a tile: with [`QUERIES`] a tile of scores is 144 KiB, as are keys and values of 192 channels.
+const KEYS: usize = 192;
 
 /// Keys and values of one head, one row per key, both with packed channels.
 #[derive(Clone, Copy)]
@@ -162,7 +163,7 @@ impl Scratch {
             let (k, to) = (Left { ptr: part.k, row: part.k_stride, column: 1 }, mine.as_mut_ptr());
             let q = Panels::packed(&self.q, dim);
             // SAFETY: `mine` is [rows, width]; the caller's promise.
-            unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, false) };
+            unsafe { product([part.rows, width, dim], k, q, Target { ptr: to, row: width }, factor, Onto::Nothing) };
             for (row, &bias) in mine.chunks_exact_mut(width).zip(part.bias.unwrap_or_default()) {
                 if bias != 0.0 {
                     row.iter_mut().for_each(|s| *s += bias);
@@ -190,7 +191,7 @@ impl Scratch {
                     pack(|j| part.v.wrapping_add(j * part.v_stride), part.rows, dim, &mut self.v);
                     Panels::packed(&self.v, part.rows)
                 };
-                product([queries, dim, part.rows], weights, v, to, 1.0, !first || i > 0);
+                product([queries, dim, part.rows], weights, v, to, 1.0, Onto::result(!first || i > 0));
             }
             start += part.rows * width;
         }

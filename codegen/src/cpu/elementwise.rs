@@ -1,4 +1,4 @@
-//! Chains of elementwise steps: unary, binary and fused operators, and what a linear map does to its product.
+//! Chains of elementwise steps: unary, binary and fused operators.
 //!
 //! A [`Program`] works on blocks of consecutive output elements, one vectorised loop per step and block, so that
 //! intermediate results stay in the first-level cache. Operands may have any strides.
@@ -16,14 +16,15 @@ pub(super) const BLOCK: usize = 512;
 
 /// Where a step's operand is.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub(super) enum Source {
     Input(usize),
     Slot(usize),
     Const(f32),
 }
 
+/// What a step does.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Unary(UnaryKind, Source),
     Binary(BinaryKind, Source, Source),
 }
@@ -32,8 +33,9 @@ enum Step {
 #[derive(Debug)]
 pub(super) struct Program {
     /// What each step does and the slot it writes, which is none of the slots that it reads.
-    steps: Vec<(Step, usize)>,
-    slots: usize,
+    pub steps: Vec<(Step, usize)>,
+    /// Number of slots.
+    pub slots: usize,
 }
 
 impl Program {
@@ -65,27 +67,14 @@ impl Program {
         Self { steps: out, slots }
     }
 
-    /// The chain as a linear map applies it: input 0 is the product, with a bias the bias is input 1, and the
-    /// epilogue's own inputs follow. `None` where there is nothing to do.
-    pub fn of_epilogue(bias: bool, epilogue: Option<&Chain>) -> Option<Self> {
-        let add = Instr::Binary(BinaryKind::Add, Arg::In(0), Arg::In(1));
-        let shift = |arg: Arg| match arg {
-            Arg::In(0) => Arg::Step(0),
-            Arg::In(n) => Arg::In(n + 1),
-            Arg::Step(n) => Arg::Step(n + 1),
-            c => c,
+    /// Number of operands that are constants.
+    pub fn constants(&self) -> usize {
+        let constant = |source: &Source| usize::from(matches!(source, Source::Const(_)));
+        let count = |(step, _): &(Step, usize)| match step {
+            Step::Unary(_, a) => constant(a),
+            Step::Binary(_, a, b) => constant(a) + constant(b),
         };
-        match (bias, epilogue) {
-            (false, None) => None,
-            (false, Some(chain)) => Some(Self::new(&chain.steps)),
-            (true, chain) => {
-                let rest = chain.map_or(&[][..], |c| &c.steps).iter().map(|step| match *step {
-                    Instr::Unary(kind, a) => Instr::Unary(kind, shift(a)),
-                    Instr::Binary(kind, a, b) => Instr::Binary(kind, shift(a), shift(b)),
-                });
-                Some(Self::new(&std::iter::once(add).chain(rest).collect::<Vec<_>>()))
-            }
-        }
+        self.steps.iter().map(count).sum()
     }
 }
 

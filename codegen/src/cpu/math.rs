@@ -7,17 +7,18 @@
 
 use ccl_ir::ops::{BinaryKind, UnaryKind};
 
-pub(super) use super::softmax_math::{exp, vectorised};
+pub(super) use super::simd::vectorised;
+pub(super) use super::softmax_math::exp;
 
 /// `x / (1 + e^-x)`.
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// GELU, tanh form. `(1 + tanh u) / 2 = 1 / (1 + e^-2u)`, which does not cancel for negative `x`.
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+pub(super) fn gelu_tanh(x: f32) -> f32 {
     // 2 sqrt(2 / pi), and 0.044715 times that.
     const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
@@ -26,7 +27,7 @@ fn gelu_tanh(x: f32) -> f32 {
 
 /// GELU, exact form, through `erfc(|x| / sqrt 2)`, which does not cancel for negative `x`.
 #[inline(always)]
-fn gelu_erf(x: f32) -> f32 {
+pub(super) fn gelu_erf(x: f32) -> f32 {
     let lower = 0.5 * erfc(x.abs() * std::f32::consts::FRAC_1_SQRT_2, 0.5 * x * x);
     x * if x < 0.0 { lower } else { 1.0 - lower }
 }
@@ -68,14 +69,14 @@ fn near(x: f32) -> f32 {
 
 /// Derivative of [`silu`].
 #[inline(always)]
-fn silu_grad(x: f32) -> f32 {
+pub(super) fn silu_grad(x: f32) -> f32 {
     let (s, rest) = sigmoid(x);
     s * (x * rest + 1.0)
 }
 
 /// Derivative of [`gelu_tanh`], which is `x s(2 u)` with the sigmoid `s`: `s (1 + x (1 - s) 2 u')`.
 #[inline(always)]
-fn gelu_tanh_grad(x: f32) -> f32 {
+pub(super) fn gelu_tanh_grad(x: f32) -> f32 {
     const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     let x = near(x);
@@ -85,7 +86,7 @@ fn gelu_tanh_grad(x: f32) -> f32 {
 
 /// Derivative of [`gelu_erf`]: the normal distribution function and `x` times its density.
 #[inline(always)]
-fn gelu_erf_grad(x: f32) -> f32 {
+pub(super) fn gelu_erf_grad(x: f32) -> f32 {
     /// `1 / sqrt(2 pi)`.
     const DENSITY: f32 = 0.398_942_3;
     let x = near(x);

@@ -8,10 +8,10 @@ use ccl_ir::ops::MatMul;
 use half::{bf16, f16};
 
 use super::layout::{Layout, dims};
+use super::micro::{Left, Target};
 use super::parallel::{Shared, add_parts, tasks};
-use super::product::{Block, Blocks, Matrix, multiply};
+use super::product::{Block, Blocks, DEPTH, Matrix, multiply};
 use super::view::View;
-use super::weight::DEPTH;
 
 /// Tasks that keep some cores busy: a result with fewer blocks is summed in parts.
 const ENOUGH: usize = 16;
@@ -51,7 +51,7 @@ impl Factor {
     unsafe fn part(&self, at: usize, [rows, columns]: [usize; 2], wide: &mut Vec<f32>) -> Matrix {
         if self.dtype == DType::F32 {
             // SAFETY: the caller's promise.
-            let ptr = unsafe { Shared(self.data.0.cast::<f32>()).at(at) };
+            let ptr = unsafe { Shared(self.data.0.cast::<f32>()).at(at) }.cast_const();
             return Matrix { ptr, row: self.row, column: self.column };
         }
         wide.clear();
@@ -64,7 +64,7 @@ impl Factor {
                 _ => bf16::from_bits(bits).to_f32(),
             });
         }
-        Matrix { ptr: wide.as_mut_ptr(), row: columns, column: 1 }
+        Matrix { ptr: wide.as_ptr(), row: columns, column: 1 }
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) unsafe fn matmul(op: &MatMul, inputs: &[View<'_>], outputs: &[View<'_
         // SAFETY: the dispatcher's promise; blocks do not overlap, and each part has its own copy of the result.
         unsafe {
             let first = if part == 0 { to.at(at) } else { rest_at.at((part - 1) * total + at) };
-            sum_block([&left, &right], batch, &block, terms, Matrix { ptr: first, row: n, column: 1 });
+            sum_block([&left, &right], batch, &block, terms, Target { ptr: first, row: n });
         }
     });
     // SAFETY: the output is dense, and the tasks have ended.
@@ -110,7 +110,7 @@ pub(super) unsafe fn matmul(op: &MatMul, inputs: &[View<'_>], outputs: &[View<'_
 ///
 /// # Safety
 /// As for [`matmul`]; nobody else touches `out`.
-unsafe fn sum_block([left, right]: [&Factor; 2], batch: usize, block: &Block, terms: Range<usize>, out: Matrix) {
+unsafe fn sum_block([left, right]: [&Factor; 2], batch: usize, block: &Block, terms: Range<usize>, out: Target) {
     let a_at = left.batch.offset(batch) + block.row * left.row;
     let b_at = right.batch.offset(batch) + block.column * right.column;
     // Only what is widened goes in pieces.
@@ -122,6 +122,7 @@ unsafe fn sum_block([left, right]: [&Factor; 2], batch: usize, block: &Block, te
             // SAFETY: the caller's promise.
             unsafe {
                 let a = left.part(a_at + start * left.column, [block.rows, len], wide_a);
+                let a = Left { ptr: a.ptr, row: a.row, column: a.column };
                 let b = right.part(b_at + start * right.row, [len, block.columns], wide_b);
                 multiply([block.rows, block.columns, len], out, a, b, start > terms.start);
             }

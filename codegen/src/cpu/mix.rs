@@ -12,6 +12,7 @@ use ccl_ir::partition::Group;
 use super::KernelError;
 use super::attention::check;
 use super::math::{exp, max, sum, vectorised};
+use super::micro::{Left, Target};
 use super::mix_grad::joined;
 use super::parallel::{Shared, tasks};
 use super::product::{Blocks, Matrix, multiply};
@@ -65,13 +66,12 @@ pub(super) unsafe fn probabilities(
         SCORES.with_borrow_mut(|scores| {
             scores.resize(rows * keys, 0.0);
             for head in 0..heads {
-                let mut part =
-                    |first: usize| Matrix { ptr: scores.as_mut_ptr().wrapping_add(first), row: keys, column: 1 };
+                let mut part = |first: usize| Target { ptr: scores.as_mut_ptr().wrapping_add(first), row: keys };
                 let (context, window) = (part(0), part(n));
                 // SAFETY: the caller's promise; scores are this thread's.
                 unsafe {
                     let at = b * q.stride(0) + queries.start * q.stride(1) + head * q.stride(2);
-                    let a = Matrix { ptr: q_data.at(at), row: q.stride(1), column: 1 };
+                    let a = Left { ptr: q_data.at(at), row: q.stride(1), column: 1 };
                     let c = Matrix { ptr: ck_data.at(head * ck.stride(1)), row: 1, column: ck.stride(0) };
                     multiply([rows, n, dim], context, a, c, false);
                     if let Some(k) = k.filter(|_| seen > 0) {
@@ -145,8 +145,8 @@ pub(super) unsafe fn window_mix(op: &WindowMix, inputs: &[View<'_>], outputs: &[
         let out_at = (b * lq + group.queries.start) * r * d + first * d + block.row * out_row + block.column;
         // SAFETY: the caller's promise; blocks do not overlap. A product over no keys is zero.
         unsafe {
-            let result = Matrix { ptr: to.at(out_at), row: out_row, column: 1 };
-            let weights = Matrix { ptr: p_data.at(p_at), row: p_row, column: p.stride(3) };
+            let result = Target { ptr: to.at(out_at), row: out_row };
+            let weights = Left { ptr: p_data.at(p_at), row: p_row, column: p.stride(3) };
             let values = Matrix { ptr: u_data.at(u_at), row: d, column: 1 };
             if k == 0 {
                 (0..block.rows).for_each(|i| to.slice_mut(out_at + i * out_row, block.columns).fill(0.0));

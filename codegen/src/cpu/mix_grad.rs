@@ -6,6 +6,7 @@
 use ccl_ir::ops::{WindowDots, WindowSpread};
 use ccl_ir::partition::Group;
 
+use super::micro::{Left, Target};
 use super::parallel::{Shared, tasks};
 use super::product::{Blocks, COLUMNS, Matrix, multiply};
 use super::view::View;
@@ -63,8 +64,8 @@ pub(super) unsafe fn window_dots(op: &WindowDots, inputs: &[View<'_>], outputs: 
         let u_at = ((b * lk + group.keys.start) * heads + block.column) * d;
         // SAFETY: the caller's promise; blocks do not overlap.
         unsafe {
-            let result = Matrix { ptr: to.at(at + block.row * out_row + block.column), row: out_row, column: 1 };
-            let rows = Matrix { ptr: g_data.at(g_at), row: g_row, column: g.stride(3) };
+            let result = Target { ptr: to.at(at + block.row * out_row + block.column), row: out_row };
+            let rows = Left { ptr: g_data.at(g_at), row: g_row, column: g.stride(3) };
             let values = Matrix { ptr: u_data.at(u_at), row: 1, column: d };
             multiply([block.rows, block.columns, d], result, rows, values, false);
         }
@@ -108,8 +109,8 @@ pub(super) unsafe fn window_spread(op: &WindowSpread, inputs: &[View<'_>], outpu
                 let p_at = row(&p) + (seen.start - group.keys.start) * heads * p.stride(3);
                 // SAFETY: as above, and the caller's promise.
                 unsafe {
-                    let result = Matrix { ptr: to.at(place(seen.start)), row: d, column: 1 };
-                    let weights = Matrix { ptr: p_data.at(p_at), row: p.stride(3), column: p_step };
+                    let result = Target { ptr: to.at(place(seen.start)), row: d };
+                    let weights = Left { ptr: p_data.at(p_at), row: p.stride(3), column: p_step };
                     let rows =
                         Matrix { ptr: g_data.at(row(&g) + column * g.stride(3)), row: g_step, column: g.stride(3) };
                     multiply([seen.len() * heads, columns, depth], result, weights, rows, true);

@@ -1,7 +1,8 @@
 //! Products of a few rows with a weight: bound by reading the weight, which dot products do in order.
 
 use super::math::vectorised;
-use super::weight::{DEPTH, Weight};
+use super::product::DEPTH;
+use super::weight::Weight;
 
 /// Most rows for which dot products beat a matrix product that first transposes the weight.
 pub(super) const SKINNY: usize = 8;

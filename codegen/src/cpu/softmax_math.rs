@@ -1,15 +1,9 @@
 //! Vectorised exponential and the online softmax step.
 //!
 //! Everything is branch-free Rust over slices, compiled for the best instruction set of the machine at run time
-//! ([`vectorised`]). Results depend on the instruction set but never on how work is split.
+//! ([`super::simd`]). Results depend on the instruction set but never on how work is split.
 
-/// Runs `body` compiled for the best vector instructions that the machine has.
-///
-/// The body and all that it calls must be `#[inline(always)]`, otherwise it stays scalar.
-#[inline(always)]
-pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(body)
-}
+use super::simd::vectorised;
 
 /// `e^x` within 1.2e-7 relative; exactly 0 for `-inf`, exactly 1 for 0, `+inf` above 88.8, NaN for NaN.
 ///

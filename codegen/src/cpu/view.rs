@@ -11,6 +11,9 @@ pub struct View<'a> {
     pub ty: &'a TensorType,
     /// Distance in elements between neighbours of each dimension; 0 repeats.
     pub strides: &'a [u64],
+    /// Whether the elements lie in panels instead, as [`to_panels`](super::weight::to_panels) writes them: for the operands that
+    /// [`takes_panels`](super::weight::takes_panels) names.
+    pub panels: bool,
 }
 
 // SAFETY: a view is only used inside a kernel call, whose caller promises that the memory outlives the call and
@@ -19,7 +22,11 @@ unsafe impl Send for View<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for View<'_> {}
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// A strided tensor.
+    pub fn new(ptr: *mut u8, ty: &'a TensorType, strides: &'a [u64]) -> Self {
+        Self { ptr, ty, strides, panels: false }
+    }
     /// Sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.ty.shape

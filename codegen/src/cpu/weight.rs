@@ -1,30 +1,59 @@
-//! Reading a linear map's weight `[n, k]`, whatever its element type, in parts of bounded size.
+//! A linear map's weight `[n, k]`, whatever its element type, as the products want it.
+//!
+//! A weight is multiplied from panels of [`LANES`] rows, transposed. Who reads a weight more than once brings it into that form
+//! once ([`to_panels`]); other weights, such as those that a training step changes, are packed in parts as they are used.
 
 use std::cell::RefCell;
 
-use ccl_ir::DType;
+use ccl_ir::{DType, Op, TensorType};
+use rayon::prelude::*;
 
 use super::cast::widen;
-use super::math::vectorised;
+use super::micro::{LANES, Panels, pack_transposed, panels_len};
 use super::parallel::Shared;
+use super::product::{DEPTH, with_part};
 use super::view::View;
 
-/// Most columns of a weight (the summed dimension) that are read at a time.
-pub(super) const DEPTH: usize = 1024;
+/// Whether an operator reads its input number `index` from panels where it lies in such.
+pub fn takes_panels(op: &Op, index: usize) -> bool {
+    matches!(op, Op::Linear(_)) && index == 1
+}
 
-/// Side of the tiles that are transposed in registers, and rows that are widened at a time.
-const TILE: usize = 16;
+/// Bytes of a weight `[n, k]` in panels.
+pub fn panels_bytes(ty: &TensorType) -> usize {
+    panels_len(ty.shape[1], ty.shape[0]) * ty.dtype.bytes() as usize
+}
+
+/// Writes a dense weight `[n, k]` of any float type to panels of the same type, in parallel. The memory is aligned for the type.
+pub fn to_panels(ty: &TensorType, from: &[u8], to: &mut [u8]) {
+    match ty.dtype {
+        DType::F32 => write_panels::<f32>(ty, bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to)),
+        _ => write_panels::<u16>(ty, bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to)),
+    }
+}
+
+fn write_panels<T: Copy + Default + Send + Sync>(ty: &TensorType, from: &[T], to: &mut [T]) {
+    let k = ty.shape[1].max(1);
+    to.par_chunks_mut(LANES * k).zip(from.par_chunks(LANES * k)).for_each(|(to, from)| {
+        // SAFETY: a panel's rows are inside `from`.
+        unsafe { pack_transposed(|i| from[i * k..].as_ptr(), from.len() / k, k, to) };
+    });
+}
 
 thread_local! {
-    /// Rows of a weight as `f32`, [`TILE`] of at most [`DEPTH`] numbers: 64 KiB.
+    /// A part of a weight in half precision.
+    static HALVES: RefCell<Vec<u16>> = const { RefCell::new(Vec::new()) };
+    /// A part of a weight's row as `f32`.
     static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A dense weight in memory.
+/// A weight in memory, dense or in panels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight {
     data: Shared<u8>,
     dtype: DType,
+    /// Whether it lies in panels.
+    pub panels: bool,
     /// Rows: outputs of the map.
     pub n: usize,
     /// Columns: inputs of the map.
@@ -34,119 +63,107 @@ pub(super) struct Weight {
 impl Weight {
     /// A weight of type `f32`, `f16` or `bf16`.
     pub fn new(view: &View<'_>) -> Self {
-        Self { data: Shared(view.ptr), dtype: view.dtype(), n: view.shape()[0], k: view.shape()[1] }
+        let (n, k) = (view.shape()[0], view.shape()[1]);
+        Self { data: Shared(view.ptr), dtype: view.dtype(), panels: view.panels, n, k }
     }
 
-    /// Calls `f` with columns `start .. start + len` of `count` rows from `row` on: their first number and the distance
-    /// between rows. At most [`TILE`] rows and [`DEPTH`] columns.
+    /// Calls `f` with columns `start .. start + len` (at most [`DEPTH`]) of one row of a weight that is not in panels.
     ///
     /// # Safety
     /// The weight's memory is valid and nobody writes it.
-    unsafe fn read<R>(
-        &self,
-        row: usize,
-        count: usize,
-        start: usize,
-        len: usize,
-        f: impl FnOnce(&[f32], usize) -> R,
-    ) -> R {
+    pub unsafe fn row<R>(&self, row: usize, start: usize, len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
         let first = row * self.k + start;
-        if len == 0 || count == 0 {
-            return f(&[], 0);
-        }
         if self.dtype == DType::F32 {
-            // SAFETY: the rows are inside the weight; the caller's promise.
-            return f(unsafe { Shared(self.data.0.cast()).slice(first, (count - 1) * self.k + len) }, self.k);
+            // SAFETY: inside the weight; the caller's promise.
+            return f(unsafe { Shared(self.data.0.cast()).slice(first, len) });
         }
         WIDE.with_borrow_mut(|wide| {
-            wide.resize(TILE * DEPTH, 0.0);
-            for (i, to) in wide.chunks_exact_mut(len).take(count).enumerate() {
-                // SAFETY: as above, two bytes an element.
-                widen(self.dtype, unsafe { Shared(self.data.0.cast()).slice(first + i * self.k, len) }, to);
-            }
-            f(wide, len)
+            wide.resize(DEPTH, 0.0);
+            // SAFETY: as above, two bytes an element.
+            widen(self.dtype, unsafe { Shared(self.data.0.cast()).slice(first, len) }, &mut wide[..len]);
+            f(&wide[..len])
         })
     }
 
-    /// Calls `f` with columns `start .. start + len` of one row, at most [`DEPTH`].
-    ///
-    /// # Safety
-    /// As for [`Weight::transpose`].
-    pub unsafe fn row<R>(&self, row: usize, start: usize, len: usize, f: impl FnOnce(&[f32]) -> R) -> R {
-        // SAFETY: the caller's promise.
-        unsafe { self.read(row, 1, start, len, |rows, _| f(&rows[..len])) }
-    }
-
-    /// Writes columns `start .. start + len` (at most [`DEPTH`]) of `count` rows from `row` on to `to [len, count]`.
+    /// Calls `f` with the transpose of columns `start .. start + len` (at most [`DEPTH`]) of `count` rows from `row` on, a
+    /// multiple of [`LANES`].
     ///
     /// # Safety
     /// The weight's memory is valid and nobody writes it.
-    pub unsafe fn transpose(&self, row: usize, count: usize, start: usize, len: usize, to: &mut [f32]) {
-        for done in (0..count).step_by(TILE) {
-            let rows = TILE.min(count - done);
-            let write = |from: &[f32], stride: usize| {
-                vectorised(
-                    #[inline(always)]
-                    || transpose(from, stride, [rows, len], &mut to[done..], count),
-                );
-            };
-            // SAFETY: the caller's promise.
-            unsafe { self.read(row + done, rows, start, len, write) };
-        }
-    }
-}
-
-/// Writes `from [rows, len]`, at most [`TILE`] rows `stride` apart, to `to [len, rows]` with rows `step` apart.
-#[inline(always)]
-fn transpose(from: &[f32], stride: usize, [rows, len]: [usize; 2], to: &mut [f32], step: usize) {
-    let whole = if rows == TILE { len / TILE * TILE } else { 0 };
-    for d in (0..whole).step_by(TILE) {
-        let mut tile = [[0.0f32; TILE]; TILE];
-        for (i, tile) in tile.iter_mut().enumerate() {
-            tile.copy_from_slice(&from[i * stride + d..][..TILE]);
-        }
-        for j in 0..TILE {
-            let to = &mut to[(d + j) * step..][..TILE];
-            for (i, to) in to.iter_mut().enumerate() {
-                *to = tile[i][j];
+    pub unsafe fn part<R>(&self, row: usize, count: usize, start: usize, len: usize, f: impl FnOnce(Panels) -> R) -> R {
+        let (singles, halves) = (Shared(self.data.0.cast::<f32>()), Shared(self.data.0.cast::<u16>()));
+        let in_panels = row * self.k + start * LANES;
+        match (self.dtype, self.panels) {
+            (DType::F32, true) => {
+                f(Panels { ptr: singles.0.wrapping_add(in_panels), row: LANES, panel: self.k * LANES })
             }
-        }
-    }
-    for d in whole..len {
-        for i in 0..rows {
-            to[d * step + i] = from[i * stride + d];
+            (DType::F32, false) => {
+                let at = |i: usize| singles.0.wrapping_add((row + i) * self.k + start).cast_const();
+                // SAFETY: the rows are inside the weight; the caller's promise.
+                with_part(count, len, |to| unsafe { pack_transposed(at, count, len, to) }, f)
+            }
+            (_, true) => {
+                let write = |to: &mut [f32]| {
+                    for (panel, to) in to.chunks_exact_mut(LANES * len).enumerate() {
+                        // SAFETY: the panel is inside the weight; the caller's promise.
+                        let from = unsafe { halves.slice(in_panels + panel * LANES * self.k, LANES * len) };
+                        widen(self.dtype, from, to);
+                    }
+                };
+                with_part(count, len, write, f)
+            }
+            (_, false) => {
+                let at = |i: usize| halves.0.wrapping_add((row + i) * self.k + start).cast_const();
+                let write = |to: &mut [f32]| {
+                    HALVES.with_borrow_mut(|part| {
+                        part.resize(to.len(), 0);
+                        // SAFETY: as above.
+                        unsafe { pack_transposed(at, count, len, part) };
+                        widen(self.dtype, part, to);
+                    });
+                };
+                with_part(count, len, write, f)
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ccl_ir::TensorType;
-
     use super::*;
 
     #[test]
     fn parts_are_transposed_and_widened() {
         let (n, k) = (37, 50);
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
-            let bits = |i: usize| match dtype {
-                DType::F16 => half::f16::from_f32(i as f32).to_bits(),
-                _ => half::bf16::from_f32((i % 256) as f32).to_bits(),
-            };
             let value = |i: usize| if dtype == DType::Bf16 { (i % 256) as f32 } else { i as f32 };
-            let mut singles: Vec<f32> = (0..n * k).map(value).collect();
-            let mut halves: Vec<u16> = (0..n * k).map(bits).collect();
-            let ptr = if dtype == DType::F32 { singles.as_mut_ptr().cast() } else { halves.as_mut_ptr().cast() };
+            let bits = |i: usize| match dtype {
+                DType::F16 => half::f16::from_f32(value(i)).to_bits(),
+                _ => half::bf16::from_f32(value(i)).to_bits(),
+            };
             let (ty, strides) = (TensorType::new(dtype, [n, k]), [k as u64, 1]);
-            let weight = Weight::new(&View { ptr, ty: &ty, strides: &strides });
-            for (row, count, start, len) in
-                [(0, 37, 0, 50), (3, 17, 5, 33), (36, 1, 49, 1), (0, 16, 0, 16), (2, 3, 7, 0)]
-            {
-                let mut got = vec![f32::NAN; len * count];
-                // SAFETY: the weight is alive and dense.
-                unsafe { weight.transpose(row, count, start, len, &mut got) };
-                for (i, got) in got.iter().enumerate() {
-                    assert_eq!(*got, value((row + i % count) * k + start + i / count), "{dtype} {i}");
+            let dense: Vec<u8> = match dtype {
+                DType::F32 => (0..n * k).flat_map(|i| value(i).to_ne_bytes()).collect(),
+                _ => (0..n * k).flat_map(|i| bits(i).to_ne_bytes()).collect(),
+            };
+            // Numbers of four bytes, so that both are aligned.
+            let words = |bytes: &[u8]| bytes.chunks(4).map(|x| u32::from_ne_bytes([x[0], x[1], x[2], x[3]])).collect();
+            let mut dense: Vec<u32> = words(&dense);
+            let mut panels = vec![u32::MAX; panels_bytes(&ty) / 4];
+            to_panels(&ty, bytemuck::cast_slice(&dense), bytemuck::cast_slice_mut(&mut panels));
+            for (data, panels) in [(&mut dense, false), (&mut panels, true)] {
+                let view = View { panels, ..View::new(data.as_mut_ptr().cast(), &ty, &strides) };
+                let weight = Weight::new(&view);
+                for (row, count, start, len) in [(0, 37, 0, 50), (16, 17, 5, 33), (32, 5, 49, 1), (0, 16, 0, 16)] {
+                    let check = |got: Panels| {
+                        for (i, j) in (0..len).flat_map(|i| (0..count).map(move |j| (i, j))) {
+                            // SAFETY: inside the part.
+                            let got = unsafe { *got.ptr.add(j / LANES * got.panel + i * got.row + j % LANES) };
+                            assert_eq!(got, value((row + j) * k + start + i), "{dtype} {panels} {i} {j}");
+                        }
+                    };
+                    // SAFETY: the weight is alive.
+                    unsafe { weight.part(row, count, start, len, check) };
                 }
             }
         }

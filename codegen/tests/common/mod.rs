@@ -1,6 +1,6 @@
 //! Tensors in memory for the kernel tests, and the checks that every operator goes through.
 
-use ccl_codegen::cpu::{self, KernelError, view::View};
+use ccl_codegen::cpu::{self, KernelError, view::View, weight};
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::types::dense_strides;
 use ccl_ir::{DType, Op, Sample, Tensor, TensorType, Tolerance};
@@ -20,6 +20,8 @@ pub enum Layout {
     Repeated,
     /// The first dimension is the fastest, with gaps.
     Reversed,
+    /// In panels, as products read weights.
+    Panels,
 }
 
 /// A tensor in memory of its own.
@@ -29,6 +31,8 @@ pub struct Memory {
     strides: Vec<u64>,
     /// 8-byte words, so that every element type is aligned.
     words: Vec<u64>,
+    /// The same in panels, for kernels to read.
+    panels: Option<Vec<u64>>,
 }
 
 /// The dimension that [`Layout::Repeated`] repeats.
@@ -40,7 +44,7 @@ fn repeated(shape: &[usize]) -> Option<usize> {
 fn strides(layout: Layout, shape: &[usize]) -> Vec<usize> {
     let mut strides = dense_strides(shape);
     match layout {
-        Layout::Dense => {}
+        Layout::Dense | Layout::Panels => {}
         Layout::Padded => {
             let mut next = 1;
             for (i, &n) in shape.iter().enumerate().rev() {
@@ -70,7 +74,7 @@ impl Memory {
         let strides = strides(layout, &ty.shape);
         let span: usize = ty.shape.iter().zip(&strides).map(|(n, s)| n.saturating_sub(1) * s).sum::<usize>() + 1;
         let words = vec![u64::MAX; (span * ty.dtype.bytes() as usize).div_ceil(8)];
-        Self { ty: ty.clone(), strides: strides.into_iter().map(|s| s as u64).collect(), words }
+        Self { ty: ty.clone(), strides: strides.into_iter().map(|s| s as u64).collect(), words, panels: None }
     }
 
     /// Stores numbers, rounded to the element type.
@@ -84,6 +88,12 @@ impl Memory {
                 DType::Bf16 => bytemuck::cast_slice_mut::<u8, bf16>(bytes)[at] = bf16::from_f32(value as f32),
                 DType::I32 => bytemuck::cast_slice_mut::<u8, i32>(bytes)[at] = value as i32,
             }
+        }
+        if layout == Layout::Panels {
+            let len = weight::panels_bytes(ty);
+            let mut panels = vec![u64::MAX; len.div_ceil(8)];
+            weight::to_panels(ty, memory.bytes(), &mut bytemuck::cast_slice_mut(&mut panels)[..len]);
+            memory.panels = Some(panels);
         }
         memory
     }
@@ -118,7 +128,9 @@ impl Memory {
     }
 
     fn view(&mut self) -> View<'_> {
-        View { ptr: self.words.as_mut_ptr().cast(), ty: &self.ty, strides: &self.strides }
+        let words = self.panels.as_mut().unwrap_or(&mut self.words);
+        let view = View::new(words.as_mut_ptr().cast(), &self.ty, &self.strides);
+        View { panels: self.panels.is_some(), ..view }
     }
 }
 

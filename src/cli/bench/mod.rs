@@ -1,6 +1,7 @@
 //! `ccl bench`: one module per measurement.
 
 mod calibrate;
+mod kernels;
 mod step;
 mod train;
 
@@ -27,6 +28,8 @@ enum What {
     Step(step::Args),
     /// Times a training step: loss, gradients and update
     Train(train::Args),
+    /// Times the cpu's kernels one by one, and says what share of the roofline they reach
+    Kernels(kernels::Args),
     /// Measures what the compiler's cost model goes by, and writes it as a file for --device-spec
     Calibrate(calibrate::Args),
 }
@@ -39,6 +42,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let measured = match &args.what {
         What::Step(args) => step::run(args),
         What::Train(args) => train::run(args),
+        What::Kernels(args) => return kernels::run(args, json),
         What::Calibrate(args) => return calibrate::run(args, json),
     }?;
     if json { super::print_json(&measured) } else { say(&measured) }
