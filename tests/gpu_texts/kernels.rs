@@ -110,9 +110,10 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
                 jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
             }
-            // Small models are too small for most rules to pay.
-            jobs.extend([RuleSet::All, RuleSet::Always].map(|rules| (model, task, Job::Train(rules))));
+            jobs.push((model, task, Job::Train(RuleSet::All)));
         }
+        // Small models are too small for most rules to pay.
+        jobs.push((model, Task::Joint, Job::Train(RuleSet::Always)));
     }
     let found: Vec<Mutex<HashMap<_, Text>>> = targets.iter().map(|_| Mutex::default()).collect();
     let wrong = super::for_each(&jobs, |&(model, task, job)| {
