@@ -72,7 +72,7 @@ fn calls_that_work_in_place_bind_their_buffer_once() {
                 assert!(!launches.iter().flat_map(|l| &l.buffers).any(twice), "{target}: {}", call.at);
             }
         }
-        assert!(in_place > 2, "{target}: {in_place} calls work in place");
+        assert!(in_place > 1, "{target}: {in_place} calls work in place");
     }
 }
 

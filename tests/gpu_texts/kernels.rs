@@ -110,11 +110,12 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
                 jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
             }
-            // Small models are too small for most rules to pay.
-            let halves = targets[0].halves.iter().map(|half| (RuleSet::All, Some(*half)));
-            let ways = [(RuleSet::All, None), (RuleSet::Always, None)].into_iter().chain(halves);
-            jobs.extend(ways.map(|(rules, half)| (model, task, Job::Train(rules, half))));
+            jobs.push((model, task, Job::Train(RuleSet::All, None)));
         }
+        // Small models are too small for most rules to pay.
+        jobs.push((model, Task::Joint, Job::Train(RuleSet::Always, None)));
+        let halves = targets[0].halves.iter().map(|half| Job::Train(RuleSet::All, Some(*half)));
+        jobs.extend(halves.map(|job| (model, Task::Joint, job)));
     }
     let found: Vec<Mutex<HashMap<_, Text>>> = targets.iter().map(|_| Mutex::default()).collect();
     let wrong = super::for_each(&jobs, |&(model, task, job)| {

@@ -4,13 +4,14 @@
 //! residual chains), so this one searches: it starts from the region as it was and from a bottom-up guess, then tries the rewrites one
 //! by one. Every candidate is priced as a whole. What comes out never costs more than what went in.
 
-use std::cell::RefCell;
+mod backward;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use ccl_ir::ops::{Binary, BinaryKind};
 use ccl_ir::{Binding, Op, TensorType, Work};
 use egg::Id;
 
+use self::backward::Gradients;
 use super::language::{Kind, Move, Region, Term};
 use super::region::Plain;
 use crate::cost::{CostModel, Lie, SCALE, counted, lie_of_view, wants_copy};
@@ -52,13 +53,8 @@ pub(super) struct Prices<'a> {
     budget: u64,
     /// Whether parameters change with every step.
     learns: bool,
-    /// Classes from outside that want a gradient, and outputs that get one.
-    wanted: BTreeSet<usize>,
-    reached: BTreeSet<usize>,
-    /// Which values from outside get a gradient, by position.
-    learnt: Vec<bool>,
-    /// Backward passes of terms, by class, term and the operands that want a gradient.
-    backward: RefCell<BTreeMap<(usize, usize, Vec<bool>), Option<(u64, Work)>>>,
+    /// Where gradients flow.
+    gradients: Gradients,
 }
 
 /// A term for each class.
@@ -115,11 +111,8 @@ impl<'a> Prices<'a> {
         };
         let classes = ids.iter().map(class).collect();
         let outputs: Vec<usize> = outputs.iter().map(|&id| at(id)).collect();
-        let leaf = |(n, _): (usize, &bool)| region.lookup(Term { kind: Kind::Leaf(n as u32), children: Vec::new() });
-        let wanted = plain.wanted.iter().enumerate().filter(|(_, w)| **w).filter_map(leaf).map(at).collect();
-        let reached = plain.reached.iter().zip(&outputs).filter(|(r, _)| **r).map(|(_, &o)| o).collect();
-        let (learns, learnt, backward) = (plain.learns, plain.learnt(), RefCell::default());
-        Self { region, classes, ids, index, outputs, model, budget, learns, wanted, reached, learnt, backward }
+        let gradients = Gradients::new(region, plain, &outputs, at);
+        Self { region, classes, ids, index, outputs, model, budget, learns: plain.learns, gradients }
     }
 
     /// What a picosecond at a moment costs, as [`CostModel::weight`] says; where parameters change with every step, all work is a step's.
@@ -307,62 +300,6 @@ impl<'a> Prices<'a> {
         let picoseconds = total.kept as f64 * KEEP / self.model.spec.bandwidth * 1e12;
         total.cost += (picoseconds * SCALE as f64) as u128;
         Ok(total)
-    }
-
-    /// Adds what the backward pass of a choice costs: that of every term which a gradient goes through, and the sums of gradients of what is
-    /// read more than once.
-    fn add_backward(&self, choice: &Choice, order: &[usize], total: &mut Total) -> Result<(), Unpriced> {
-        let mut wanted = vec![false; self.classes.len()];
-        let chosen = |class: usize| &self.classes[class].nodes[choice[class]];
-        // Whether a gradient passes to each operand of a term.
-        let passes = |wanted: &[bool], node: &Node| -> Vec<bool> {
-            let through = |i: usize| self.op(node).is_none_or(|op| op.differentiable(i));
-            node.children.iter().enumerate().map(|(i, &c)| wanted[c] && through(i)).collect()
-        };
-        for &class in order {
-            wanted[class] = self.wanted.contains(&class) || passes(&wanted, chosen(class)).contains(&true);
-        }
-        // Gradients that meet at a class.
-        let mut gradients = vec![0u64; self.classes.len()];
-        self.reached.iter().filter(|&&class| wanted[class]).for_each(|&class| gradients[class] = 1);
-        for &class in order.iter().rev().filter(|&&class| wanted[class]) {
-            if gradients[class] == 0 {
-                continue;
-            }
-            let (node, ty) = (chosen(class), &self.classes[class].types[0]);
-            let add = Op::from(Binary { kind: BinaryKind::Add });
-            let more = gradients[class] - 1;
-            let sum = self.model.picoseconds(&add, &[ty, ty], std::slice::from_ref(ty));
-            total.cost += u128::from(more * sum) * self.weight(Binding::Step);
-            total.work = total.work + Work { flops: 0, bytes: more * 3 * ty.bytes() };
-            if let Kind::Port(p) = node.term.kind
-                && p > 0
-            {
-                return Err(Unpriced::NoGradient("a result other than the first"));
-            }
-            let mask = passes(&wanted, node);
-            node.children.iter().zip(&mask).filter(|(_, m)| **m).for_each(|(&c, _)| gradients[c] += 1);
-            let Some(op) = self.op(node).filter(|_| mask.contains(&true)) else { continue };
-            let key = (class, choice[class], mask);
-            let known = self.backward.borrow().get(&key).copied();
-            let price = known.unwrap_or_else(|| {
-                let inputs: Vec<&TensorType> = node.children.iter().map(|&c| &self.classes[c].types[0]).collect();
-                let price = self.model.backward(op, &inputs, &key.2);
-                self.backward.borrow_mut().insert(key, price);
-                price
-            });
-            let (picoseconds, work) = price.ok_or(Unpriced::NoGradient(op.name()))?;
-            total.cost += u128::from(picoseconds) * self.weight(Binding::Step);
-            total.work = total.work + work;
-        }
-        // A sum of nothing is a gradient too: an optimiser would see it.
-        let mut learnt = vec![false; self.learnt.len()];
-        for &class in order {
-            if let Kind::Leaf(n) = chosen(class).term.kind {
-                learnt[n as usize] = gradients[class] > 0;
-            }
-        }
-        if learnt == self.learnt { Ok(()) } else { Err(Unpriced::Learns) }
     }
 
     /// The cheapest choice found, and its price; `start` must have one.
