@@ -68,6 +68,20 @@ fn half_precision_on_gpus_stays_close() {
     }
 }
 
+#[test]
+fn every_level_of_vector_instructions_agrees() {
+    // A level that the machine lacks is one below.
+    let levels: &[&str] = if cfg!(target_arch = "x86_64") { &["scalar", "avx2", "avx512"] } else { &["scalar"] };
+    let case = case("head128");
+    for level in levels {
+        let run = verify(&case, "--backend cpu --threads 2").env("CCL_SIMD", level).ok();
+        for (name, error) in differences(&run) {
+            assert!(error < 2e-5, "{name} differs by {error:e} with {level}");
+        }
+    }
+    verify(&case, "--backend cpu").env("CCL_SIMD", "mmx").run().fails(2, &["CCL_SIMD", "mmx", "scalar"]);
+}
+
 /// `cuda` where the machine has such a device; says so where it has none.
 fn cuda() -> Option<&'static str> {
     let devices = ccl("devices --json").ok().json();

@@ -78,11 +78,12 @@ pub fn entries(dir: &Path) -> Vec<String> {
 pub struct Ccl {
     args: Vec<OsString>,
     memory: Option<u64>,
+    env: Vec<(&'static str, String)>,
 }
 
 /// `ccl` with these words, split at blanks.
 pub fn ccl(words: &str) -> Ccl {
-    Ccl { args: words.split_whitespace().map(OsString::from).collect(), memory: None }
+    Ccl { args: words.split_whitespace().map(OsString::from).collect(), memory: None, env: Vec::new() }
 }
 
 impl Ccl {
@@ -115,6 +116,12 @@ impl Ccl {
         self
     }
 
+    /// An environment variable.
+    pub fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
     /// The process, not started.
     pub fn command(&self) -> Command {
         let program = assert_cmd::cargo::cargo_bin!("ccl");
@@ -128,7 +135,7 @@ impl Ccl {
                 shell
             }
         };
-        command.args(&self.args).env_remove("CCL_LOG");
+        command.args(&self.args).env_remove("CCL_LOG").envs(self.env.iter().cloned());
         command
     }
 
