@@ -79,7 +79,7 @@ fn every_level_of_vector_instructions_agrees() {
             assert!(error < 2e-5, "{name} differs by {error:e} with {level}");
         }
     }
-    verify(&case, "--backend cpu").env("CCL_SIMD", "mmx").fails(2, &["CCL_SIMD", "mmx", "scalar"]);
+    verify(&case, "--backend cpu").env("CCL_SIMD", "mmx").run().fails(2, &["CCL_SIMD", "mmx", "scalar"]);
 }
 
 /// `cuda` where the machine has such a device; says so where it has none.
