@@ -11,7 +11,7 @@ use super::KernelError;
 use super::attention::{Rows, bias, blocks, check, for_each_task, key_count};
 use super::attention_grad_tile::{Keys, Queries, backward};
 use super::math::vectorised;
-use super::parallel::Shared;
+use super::parallel::{Shared, with_sums};
 use super::view::View;
 
 /// See [`AttentionGrad`]: the log-sum-exp, masks and outputs are dense, all else has packed channels and any other strides.
@@ -77,49 +77,51 @@ pub(super) unsafe fn partitioned(
     let groups: Vec<_> = op.partition.groups().into_iter().map(|group| (bias(&group), group)).collect();
     // The context's gradients by batch element; the first one's are where the sums go.
     let size = context * heads * dim;
-    let mut parts = vec![0.0f32; 2 * size * batch.saturating_sub(1)];
-    let (parts_at, sums) = (Shared(parts.as_mut_ptr()), [3, 4].map(|i| Shared(outputs[i].ptr.cast::<f32>())));
-    for_each_task(&q, 1, true, |batch, head, _| {
-        let [dck, dcv] = [0, 1].map(|i| {
-            // SAFETY: inside the parts.
-            let all = if batch == 0 { sums[i] } else { unsafe { Shared(parts_at.at((2 * (batch - 1) + i) * size)) } };
-            Rows { ptr: all.0.wrapping_add(head * dim), stride: heads * dim }
-        });
-        let [ck, cv] = [ck, cv].map(|view| Rows::new(&view, 0, head));
-        let tokens = Keys { k: ck, v: cv, dk: dck, dv: dcv, rows: 0..context, bias: None };
-        let [k, v] = [k, v].map(|view| Rows::new(&view, batch, head));
-        let [dk, dv] = [1, 2].map(|i| Rows::new(&outputs[i], batch, head));
-        let window = Keys { k, v, dk, dv, rows: 0..0, bias: None };
-        // SAFETY: the caller's promise; this batch element and head of the outputs and of the parts are the task's.
-        unsafe {
-            tokens.clear(0..context, dim);
-            window.clear(0..keys, dim);
-            for (bias, group) in &groups {
-                let segments =
-                    [tokens.clone(), Keys { rows: group.keys.clone(), bias: bias.as_deref(), ..window.clone() }];
-                for block in blocks(group.queries.clone()) {
-                    backward(&queries(inputs, 5, &outputs[0], batch, head, block), &segments);
+    with_sums(2 * size * batch.saturating_sub(1), |parts| {
+        let (parts_at, sums) = (Shared(parts.as_mut_ptr()), [3, 4].map(|i| Shared(outputs[i].ptr.cast::<f32>())));
+        for_each_task(&q, 1, true, |batch, head, _| {
+            let [dck, dcv] = [0, 1].map(|i| {
+                // SAFETY: inside the parts.
+                let all =
+                    if batch == 0 { sums[i] } else { unsafe { Shared(parts_at.at((2 * (batch - 1) + i) * size)) } };
+                Rows { ptr: all.0.wrapping_add(head * dim), stride: heads * dim }
+            });
+            let [ck, cv] = [ck, cv].map(|view| Rows::new(&view, 0, head));
+            let tokens = Keys { k: ck, v: cv, dk: dck, dv: dcv, rows: 0..context, bias: None };
+            let [k, v] = [k, v].map(|view| Rows::new(&view, batch, head));
+            let [dk, dv] = [1, 2].map(|i| Rows::new(&outputs[i], batch, head));
+            let window = Keys { k, v, dk, dv, rows: 0..0, bias: None };
+            // SAFETY: the caller's promise; this batch element and head of the outputs and of the parts are the task's.
+            unsafe {
+                tokens.clear(0..context, dim);
+                window.clear(0..keys, dim);
+                for (bias, group) in &groups {
+                    let segments =
+                        [tokens.clone(), Keys { rows: group.keys.clone(), bias: bias.as_deref(), ..window.clone() }];
+                    for block in blocks(group.queries.clone()) {
+                        backward(&queries(inputs, 5, &outputs[0], batch, head, block), &segments);
+                    }
                 }
+            }
+        });
+        for (i, sums) in sums.into_iter().enumerate() {
+            // SAFETY: the output is dense, and the tasks have ended.
+            let sums = unsafe { sums.slice_mut(0, size) };
+            if batch == 0 {
+                sums.fill(0.0);
+            }
+            for part in parts.chunks_exact(size.max(1)).skip(i).step_by(2) {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (sum, x) in sums.iter_mut().zip(part) {
+                            *sum += x;
+                        }
+                    },
+                );
             }
         }
     });
-    for (i, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the output is dense, and the tasks have ended.
-        let sums = unsafe { sums.slice_mut(0, size) };
-        if batch == 0 {
-            sums.fill(0.0);
-        }
-        for part in parts.chunks_exact(size.max(1)).skip(i).step_by(2) {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (sum, x) in sums.iter_mut().zip(part) {
-                        *sum += x;
-                    }
-                },
-            );
-        }
-    }
     Ok(())
 }
 

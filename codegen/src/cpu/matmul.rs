@@ -9,7 +9,7 @@ use half::{bf16, f16};
 
 use super::layout::{Layout, dims};
 use super::micro::{Left, Target};
-use super::parallel::{Shared, add_parts, tasks};
+use super::parallel::{Shared, add_parts, tasks, with_sums};
 use super::product::{Block, Blocks, DEPTH, Matrix, multiply};
 use super::view::View;
 
@@ -89,21 +89,22 @@ pub(super) unsafe fn matmul(op: &MatMul, inputs: &[View<'_>], outputs: &[View<'_
     let results = total / (m * n) * blocks.count();
     let parts = (ENOUGH / results).min(k / PART).max(1);
     let depth = k.div_ceil(parts);
-    let mut rest = vec![0.0f32; (parts - 1) * total];
-    let (to, rest_at) = (Shared(out.ptr.cast::<f32>()), Shared(rest.as_mut_ptr()));
-    tasks(results * parts, total.saturating_mul(k.max(1)) / 16, |i| {
-        let (part, i) = (i / results, i % results);
-        let (batch, block) = (i / blocks.count(), blocks.get(i % blocks.count()));
-        let terms = part * depth..k.min((part + 1) * depth);
-        let at = (batch * m + block.row) * n + block.column;
-        // SAFETY: the dispatcher's promise; blocks do not overlap, and each part has its own copy of the result.
-        unsafe {
-            let first = if part == 0 { to.at(at) } else { rest_at.at((part - 1) * total + at) };
-            sum_block([&left, &right], batch, &block, terms, Target { ptr: first, row: n });
-        }
+    with_sums((parts - 1) * total, |rest| {
+        let (to, rest_at) = (Shared(out.ptr.cast::<f32>()), Shared(rest.as_mut_ptr()));
+        tasks(results * parts, total.saturating_mul(k.max(1)) / 16, |i| {
+            let (part, i) = (i / results, i % results);
+            let (batch, block) = (i / blocks.count(), blocks.get(i % blocks.count()));
+            let terms = part * depth..k.min((part + 1) * depth);
+            let at = (batch * m + block.row) * n + block.column;
+            // SAFETY: the dispatcher's promise; blocks do not overlap, and each part has its own copy of the result.
+            unsafe {
+                let first = if part == 0 { to.at(at) } else { rest_at.at((part - 1) * total + at) };
+                sum_block([&left, &right], batch, &block, terms, Target { ptr: first, row: n });
+            }
+        });
+        // SAFETY: the output is dense, and the tasks have ended.
+        unsafe { add_parts(to, total, rest) };
     });
-    // SAFETY: the output is dense, and the tasks have ended.
-    unsafe { add_parts(to, total, &rest) };
 }
 
 /// Writes the sum of some terms of one block.

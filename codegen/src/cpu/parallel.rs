@@ -1,5 +1,7 @@
 //! Cutting work into tasks for the current rayon pool.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use super::math::vectorised;
@@ -9,6 +11,21 @@ pub(super) const SMALL: usize = 1 << 14;
 
 /// Elements of one task of kernels that are bound by memory.
 pub(super) const CHUNK: usize = 1 << 14;
+
+thread_local! {
+    /// Sums that a call adds up at its end.
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends a call memory for sums that its tasks leave and that it adds up, zeros at first. The memory stays for the next call on this thread, so that a step that
+/// runs again allocates nothing. Not to be called by a task.
+pub(super) fn with_sums<R>(len: usize, call: impl FnOnce(&mut [f32]) -> R) -> R {
+    SUMS.with_borrow_mut(|sums| {
+        sums.clear();
+        sums.resize(len, 0.0);
+        call(sums)
+    })
+}
 
 /// A pointer that tasks may share; they touch disjoint elements.
 #[derive(Debug)]

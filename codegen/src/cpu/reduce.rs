@@ -12,7 +12,7 @@ use ccl_ir::ops::Reduce;
 use super::elementwise::{Lane, Machine, Program};
 use super::layout::Layout;
 use super::math::{sum, vectorised};
-use super::parallel::{CHUNK, Shared, add_parts, tasks};
+use super::parallel::{CHUNK, Shared, add_parts, tasks, with_sums};
 use super::view::View;
 
 /// Most elements of a tile.
@@ -123,25 +123,33 @@ pub(super) unsafe fn reduce(op: &Reduce, inputs: &[View<'_>], outputs: &[View<'_
     let groups = sums.div_ceil(group);
     let (total, out) = (sums * width, Shared(outputs[0].ptr.cast::<f32>()));
     // The sums of all blocks but the first, which are where the result goes.
-    let mut rest = vec![0.0f32; (blocks - 1) * total];
-    let rest_at = Shared(rest.as_mut_ptr());
-    tasks(groups * strips * blocks, elements, |task| {
-        let (block, task) = (task % blocks, task / blocks);
-        let (strip, first) = (task % strips, task / strips * group);
-        let columns = strip * COLUMNS..width.min((strip + 1) * COLUMNS);
-        let block_rows = block * rows_each..rows.min((block + 1) * rows_each);
-        let mut worker = Worker::new(&source);
-        for sum in first..sums.min(first + group) {
-            let at = sum * width + columns.start;
-            // SAFETY: the dispatcher's promise; the task's columns of its block of this sum are its own.
-            unsafe {
-                let to = if block == 0 { out } else { Shared(rest_at.at((block - 1) * total)) };
-                worker.block(&places, width, sum, block_rows.clone(), columns.clone(), to.slice_mut(at, columns.len()));
+    with_sums((blocks - 1) * total, |rest| {
+        let rest_at = Shared(rest.as_mut_ptr());
+        tasks(groups * strips * blocks, elements, |task| {
+            let (block, task) = (task % blocks, task / blocks);
+            let (strip, first) = (task % strips, task / strips * group);
+            let columns = strip * COLUMNS..width.min((strip + 1) * COLUMNS);
+            let block_rows = block * rows_each..rows.min((block + 1) * rows_each);
+            let mut worker = Worker::new(&source);
+            for sum in first..sums.min(first + group) {
+                let at = sum * width + columns.start;
+                // SAFETY: the dispatcher's promise; the task's columns of its block of this sum are its own.
+                unsafe {
+                    let to = if block == 0 { out } else { Shared(rest_at.at((block - 1) * total)) };
+                    worker.block(
+                        &places,
+                        width,
+                        sum,
+                        block_rows.clone(),
+                        columns.clone(),
+                        to.slice_mut(at, columns.len()),
+                    );
+                }
             }
-        }
+        });
+        // SAFETY: the output is dense, and the tasks have ended.
+        unsafe { add_parts(out, total, rest) };
     });
-    // SAFETY: the output is dense, and the tasks have ended.
-    unsafe { add_parts(out, total, &rest) };
 }
 
 /// One thread's state.
