@@ -153,7 +153,9 @@ pub(super) fn wait<T: Send + 'static>(
     spawned.map_err(|e| Fault::failed(format!("no thread can wait for the device: {e}")))?;
     let begin = Instant::now();
     let outcome = loop {
-        match answered.recv_timeout(LOOK) {
+        // Not beyond the patience, and a moment beyond it at last.
+        let left = mark.patience.saturating_sub(begin.elapsed()) + Duration::from_micros(1);
+        match answered.recv_timeout(LOOK.min(left)) {
             Ok(Ok(Some(answer))) => break answer.map_err(|e| Fault::of(&e)),
             Ok(Ok(None)) => break Err(Fault::failed("the wait ended without an answer".into())),
             Ok(Err(panic)) => break Err(Fault::failed(panic)),
