@@ -91,7 +91,11 @@ pub fn evaluate_world(
         // The last batch is filled up with clips that are not counted.
         let numbers = round * batch..(round + 1) * batch;
         let clips: Vec<_> = numbers.clone().map(|i| world.clip(i)).collect();
-        let still: Vec<_> = numbers.map(|i| world.still(i)).collect();
+        // Only what is read is made.
+        let still: Vec<_> = match how.guiding {
+            Guiding::Still => numbers.map(|i| world.still(i)).collect(),
+            Guiding::Form(_) => Vec::new(),
+        };
         let counted = batch.min(how.clips - round * batch);
         let seed = how.seed.wrapping_mul(1_000_003).wrapping_add(round as u64);
         let denoise = Denoise { sampler: SamplerKind::Euler, steps: how.steps, shift: how.shift, seed };

@@ -120,6 +120,7 @@ fn reaches_result(graph: &Graph) -> Vec<bool> {
         ends[o.value.node.index()] = true;
     }
     for (id, node) in graph.iter().rev() {
+        // A sum to one number, perhaps by rows before (`Reduce::total`), is part of a loss or a norm; any other one becomes a gradient itself.
         let passes = matches!(
             node.op,
             Op::Unpatchify(_)
