@@ -74,17 +74,18 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     line.finish();
     let done = done?;
     if done.step < steps {
-        let kept = done.checkpoint.display();
-        return Err(Error::Failed(format!(
-            "stopped at step {} of {steps}; {kept} is there to --resume from",
-            done.step
-        )));
+        let kept = match &done.checkpoint {
+            Some(dir) => format!("{} is there to --resume from", dir.display()),
+            None => "there is no checkpoint yet".into(),
+        };
+        return Err(Error::Failed(format!("stopped at step {} of {steps}; {kept}", done.step)));
     }
+    let checkpoint = done.checkpoint.unwrap_or_default();
     let losses: serde_json::Map<String, serde_json::Value> =
         done.averages.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     if json {
         return super::print_json(&json!({
-            "output": done.checkpoint, "step": done.step, "steps_run": done.steps_run, "seconds": done.seconds,
+            "output": checkpoint, "step": done.step, "steps_run": done.steps_run, "seconds": done.seconds,
             "step_s": done.seconds / done.steps_run.max(1) as f64, "skipped": done.skipped, "losses": losses,
         }));
     }
@@ -93,7 +94,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         n => format!("{n} steps in {:.1} s, {:.3} s a step", done.seconds, done.seconds / n as f64),
     };
     let skipped = if done.skipped > 0 { format!(", {} updates left out", done.skipped) } else { String::new() };
-    super::print_line(&format!("wrote {}: step {}, {pace}{skipped}", done.checkpoint.display(), done.step))
+    super::print_line(&format!("wrote {}: step {}, {pace}{skipped}", checkpoint.display(), done.step))
 }
 
 /// Says what is about to happen.

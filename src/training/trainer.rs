@@ -76,8 +76,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Updates that were skipped.
     pub skipped: u64,
-    /// The last checkpoint.
-    pub checkpoint: PathBuf,
+    /// The newest checkpoint; `None` of a training that was stopped before it was in good health.
+    pub checkpoint: Option<PathBuf>,
     /// Averages of the losses.
     pub averages: Averages,
 }
@@ -192,12 +192,9 @@ impl Trainer {
     pub fn run(&mut self, say: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>) -> Result<Summary, Error> {
         let (begin, from, before) = (Instant::now(), self.step, self.metrics.seconds());
         let steps = self.config.train.steps;
-        let (mut in_a_row, mut owed, mut saved) = (0, false, None);
+        let (mut in_a_row, mut owed) = (0, false);
         // Since the last line of metrics: when it was, and the tokens since then.
         let (mut since, mut tokens) = (Instant::now(), 0u64);
-        if self.step >= steps {
-            saved = checkpoint::list(&self.config.train.out)?.pop().map(|(_, dir)| dir);
-        }
         while self.step < steps {
             let (task, outcome) = self.one()?;
             tokens += self.tokens(task);
@@ -234,9 +231,6 @@ impl Trainer {
             let due = owed && (in_a_row == 0 || last);
             let written = if due { self.keep(last)? } else { None };
             owed &= !due;
-            if written.is_some() {
-                saved.clone_from(&written);
-            }
             let spent = begin.elapsed().as_secs_f64() / (self.step - from) as f64;
             let go_on = say(&Progress {
                 step: self.step,
@@ -250,7 +244,7 @@ impl Trainer {
             });
             if go_on.is_break() && !last {
                 if in_a_row == 0 && written.is_none() {
-                    saved = self.keep(true)?.or(saved);
+                    self.keep(true)?;
                 }
                 break;
             }
@@ -260,7 +254,7 @@ impl Trainer {
             steps_run: self.step - from,
             seconds: begin.elapsed().as_secs_f64(),
             skipped: self.skipped,
-            checkpoint: saved.unwrap_or_default(),
+            checkpoint: checkpoint::list(&self.config.train.out)?.pop().map(|(_, dir)| dir),
             averages: self.averages.clone(),
         })
     }
