@@ -10,7 +10,7 @@ use super::compare::{By, Claim, ENOUGH, Estimate, METRICS, Verdict, claims, over
 use super::figures::{GAIN, LOSS, MAP};
 use super::results::Results;
 use super::{Study, TASKS};
-use crate::attention::Region;
+use crate::attention::{Look, Region};
 use crate::page::{Section, shell, table};
 
 /// Pictures by file name.
@@ -172,7 +172,7 @@ fn attention(results: &Results, figures: &Figures) -> Section {
                     tr { th { (region.name()) } td { (region.stream().name()) } td.n { (plain(&e)) } }
                 } },
             ))
-            (figure(figures, MAP, "Share of the cross attention's weight on context tokens, of one unseen clip at noise level 0.5. Above, the clip; triangles mark impacts."))
+            (figure(figures, MAP, &format!("Share of the cross attention's weight on context tokens, of one unseen clip at noise level {}. Above, the clip; triangles mark impacts.", Look::default().level)))
         }
     };
     let lead = html! {
@@ -192,6 +192,7 @@ fn about(study: &Study) -> Section {
     let t = &study.base.train;
     let o = &study.base.optimiser;
     let seeds: Vec<String> = study.seeds.iter().map(u64::to_string).collect();
+    let how = study.evaluation(study.arms[0], Task::Joint);
     let body = html! {
         dl.names {
             dt { "Configuration" } dd { code { (study.file) } }
@@ -199,10 +200,10 @@ fn about(study: &Study) -> Section {
             dt { "Training" } dd { (t.steps) " steps of " (t.batch) " clips, rate " (o.lr) }
             dt { "Seeds" } dd { (seeds.join(", ")) }
             dt { "Samples" } dd {
-                (study.clips) " clips of " (study.rate()) " audio tokens, " (study.sample_steps) " Euler steps at shift 5, guidance scale 2"
+                (how.clips) " clips of " (how.rate) " audio tokens, " (how.steps) " Euler steps at shift " (how.shift) ", guidance scale " (how.scale)
             }
         }
-        pre { "ccl study --config " (study.file) " --seeds " (study.seeds.len()) " --clips " (study.clips) }
+        pre { "ccl study --config " (study.file) " --seeds " (study.seeds.len()) " --clips " (study.clips) " --sample-steps " (study.sample_steps) }
     };
     Section { id: "about", title: "About", lead: html! { "How these numbers came to be." }, body }
 }
