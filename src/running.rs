@@ -16,6 +16,27 @@ use ccl_runtime::weights::WeightStore;
 use crate::error::Error;
 use crate::model_dir::{FRESH_SEED, ModelDir};
 
+/// A backend by name, for plans that may take `budget` bytes of its memory where one is given.
+///
+/// # Errors
+/// As for [`backend`], and when the backend keeps all weights.
+pub fn backend_within(name: &str, threads: Option<usize>, budget: Option<u64>) -> Result<Box<dyn Backend>, Error> {
+    let Some(bytes) = budget else { return backend(name, threads) };
+    let gpu = match name {
+        "auto" => GpuBackend::best(),
+        "cuda" => Some(GpuBackend::cuda(0)?),
+        "wgpu" => Some(GpuBackend::wgpu(0)?),
+        _ => None,
+    };
+    let gpu = gpu.ok_or_else(|| {
+        let at = if name == "auto" { "cpu" } else { name };
+        Error::Usage(format!(
+            "--memory-budget: backend {at} has its weights on the host anyway; it is for --backend cuda"
+        ))
+    })?;
+    Ok(Box::new(gpu.within(bytes)?))
+}
+
 /// A backend by name. `auto` takes the best that is there: cuda, then a hardware adapter of wgpu, then the cpu.
 /// Software adapters are only taken by name. `threads` is for the cpu.
 ///

@@ -9,6 +9,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ccl_codegen::gpu::Target;
 use ccl_ir::plan::{Operand, Place, PlanState};
@@ -17,7 +18,7 @@ use ccl_ir::{Binding, Plan};
 use crate::device::{DeviceInfo, host_memory, human_bytes};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
-use crate::profile::CallTime;
+use crate::profile::{CallTime, Copies};
 use crate::weights::WeightSource;
 
 /// A device that can run plans.
@@ -30,6 +31,11 @@ pub trait Backend: Send + Sync {
 
     /// What plans made for this device are compiled for; `None` where they are plans for the cpu.
     fn target(&self) -> Option<&Target> {
+        None
+    }
+
+    /// Bytes that a plan may take on the device, where weights beyond them stay on the host; `None` where there is no such bound.
+    fn memory_budget(&self) -> Option<u64> {
         None
     }
 
@@ -129,6 +135,27 @@ pub trait Instance: Send {
 
     /// Takes the times measured since the last call, in the order of execution.
     fn take_profile(&mut self) -> Vec<CallTime>;
+
+    /// Takes what was measured of weights that came to the device while measured entries ran; `None` where all weights stay there.
+    fn take_copies(&mut self) -> Option<Copies> {
+        None
+    }
+
+    /// Runs an entry point so many times, after a run that does not count, and gives the seconds of each: by the device's own clock
+    /// where it has one, else by the host's from start to end.
+    ///
+    /// # Errors
+    /// As for [`Instance::run`].
+    fn measure(&mut self, entry: Binding, runs: usize) -> Result<Vec<f64>, RuntimeError> {
+        self.run(entry)?;
+        let mut seconds = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            let begin = Instant::now();
+            self.run(entry)?;
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+        Ok(seconds)
+    }
 }
 
 /// Finds a port by index, for implementations of [`Instance`].

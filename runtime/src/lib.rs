@@ -11,6 +11,7 @@ pub mod backend;
 pub mod checkpoint;
 pub mod convert;
 pub mod cpu;
+pub mod cuda;
 pub mod denoise;
 pub mod device;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod write;
 
 mod ports;
 mod transfer;
+mod wgpu;
 
 pub use backend::{Backend, Instance};
 pub use cpu::CpuBackend;

@@ -1,10 +1,10 @@
-//! How long each call of a plan took.
+//! How long each call of a plan took, and what was copied meanwhile.
 
 use std::time::{Duration, Instant};
 
 use ccl_ir::Binding;
 use ccl_ir::plan::Call;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measured call.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,8 +17,26 @@ pub struct CallTime {
     pub op: &'static str,
     /// Model path of the call.
     pub at: String,
-    /// Wall time in seconds.
+    /// Seconds: by the device's clock where it has one, else by the host's.
     pub seconds: f64,
+}
+
+/// Weights that came to the device while an entry ran, because not all of them fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Copies {
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// Seconds that the copies took.
+    pub seconds: f64,
+    /// Seconds that calls waited for them: the part that was not hidden behind other calls.
+    pub waited_s: f64,
+}
+
+impl Copies {
+    /// The part of the copies' time that was hidden behind calls, from 0 to 1.
+    pub fn hidden(&self) -> f64 {
+        if self.seconds > 0.0 { (1.0 - self.waited_s / self.seconds).clamp(0.0, 1.0) } else { 1.0 }
+    }
 }
 
 /// Collects times where it is on, and costs nothing where it is off.
@@ -26,12 +44,18 @@ pub struct CallTime {
 pub(crate) struct Profiler {
     on: bool,
     times: Vec<CallTime>,
+    copies: Option<Copies>,
 }
 
 impl Profiler {
     /// Starts or stops; what was measured is kept.
     pub(crate) fn set(&mut self, on: bool) {
         self.on = on;
+    }
+
+    /// Whether it is on.
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
     }
 
     /// The time now, where the profiler is on.
@@ -42,12 +66,30 @@ impl Profiler {
     /// Notes a call that began at `start`.
     pub(crate) fn stop(&mut self, start: Option<Instant>, entry: Binding, index: usize, call: &Call) {
         if let Some(seconds) = start.map(|s| s.elapsed()).as_ref().map(Duration::as_secs_f64) {
-            self.times.push(CallTime { entry, index, op: call.op.name(), at: call.at.clone(), seconds });
+            self.note(seconds, entry, index, call);
         }
+    }
+
+    /// Notes a call that took so long.
+    pub(crate) fn note(&mut self, seconds: f64, entry: Binding, index: usize, call: &Call) {
+        self.times.push(CallTime { entry, index, op: call.op.name(), at: call.at.clone(), seconds });
+    }
+
+    /// Notes the copies of an entry.
+    pub(crate) fn copied(&mut self, copies: Copies) {
+        let all = self.copies.get_or_insert_default();
+        all.bytes += copies.bytes;
+        all.seconds += copies.seconds;
+        all.waited_s += copies.waited_s;
     }
 
     /// What was measured, leaving nothing behind.
     pub(crate) fn take(&mut self) -> Vec<CallTime> {
         std::mem::take(&mut self.times)
+    }
+
+    /// The copies that were measured, leaving nothing behind.
+    pub(crate) fn take_copies(&mut self) -> Option<Copies> {
+        self.copies.take()
     }
 }

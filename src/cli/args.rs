@@ -145,6 +145,36 @@ pub struct RunArgs {
     pub threads: Option<usize>,
 }
 
+/// How much of a device's memory a plan may take.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BudgetArgs {
+    /// Memory that the plan may take on the device (cuda): weights that do not fit stay on the host and come while earlier blocks compute,
+    /// e.g. 24GiB [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory_budget: Option<u64>,
+}
+
+/// Reads a number of bytes: `24GiB`, `24 GB`, `500MB`, `1000000`.
+///
+/// # Errors
+/// When it is none.
+fn size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = (text[..split].trim(), text[split..].to_ascii_lowercase());
+    let power = |base: f64| {
+        ["", "k", "m", "g", "t"]
+            .iter()
+            .position(|p| unit.trim_end_matches("ib").trim_end_matches('b') == *p)
+            .map(|i| base.powi(i as i32))
+    };
+    let factor = if unit.ends_with("ib") { power(1024.0) } else { power(1000.0) };
+    let bytes = number.parse::<f64>().ok().zip(factor).map(|(n, factor)| n * factor);
+    match bytes.filter(|b| (1.0..1e18).contains(b)) {
+        Some(bytes) => Ok(bytes as u64),
+        None => Err("give a size such as 24GiB, 500MB or 1000000".into()),
+    }
+}
+
 /// Backends by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {

@@ -6,10 +6,12 @@ use ccl::error::Error;
 use ccl::explain::kernels::carried;
 use ccl::model_dir::ModelDir;
 use ccl::planning::{add_kernels, target};
+use ccl_runtime::cuda::add_code;
 use ccl_runtime::{planfile, write};
 use serde::Serialize;
 
 use super::args::{ClipArgs, SpecArgs};
+use super::log;
 use super::prepare::{compile, memory_line, request, required_task, warn_drift};
 
 /// Options of `ccl compile`.
@@ -65,6 +67,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
     let mut plan = compile(&model.config, &request)?;
     add_kernels(&mut plan, &request)?;
+    if let Some(Err(why)) = plan.kernels.as_mut().map(add_code) {
+        log::note(&format!("the plan carries its kernels' texts, not compiled: {why}"));
+    }
     plan.weights_from = from;
     planfile::save(&args.output, &plan)?;
     let bytes = std::fs::metadata(&args.output).map_or(0, |m| m.len());

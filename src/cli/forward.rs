@@ -7,8 +7,8 @@ use ccl_runtime::inputs::Inputs;
 use ccl_runtime::session::Tensors;
 use ccl_runtime::write;
 
-use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
-use super::prepare::{add_scales, open_backend, prepare, start};
+use super::args::{BudgetArgs, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::prepare::{add_scales, open_backend_within, prepare, start};
 
 /// Options of `ccl forward`.
 #[derive(clap::Args, Debug)]
@@ -23,6 +23,8 @@ pub struct Args {
     scales: ScaleArgs,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// Safetensors file with video [B,C,T,H,W], audio [B,C,L], text [B,N,D], negative_text, t [B], ...
     #[arg(long, value_name = "F")]
     inputs: PathBuf,
@@ -37,7 +39,7 @@ pub struct Args {
 /// When a file, a tensor or an option is wrong, or the result is not finite.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     write::check_writable(&args.output)?;
-    let backend = open_backend(&args.run)?;
+    let backend = open_backend_within(&args.run, &args.budget)?;
     let mut inputs = Inputs::open(&args.inputs)?;
     let prepared = prepare(&args.source, &args.spec, &args.clip, &inputs, backend.as_ref())?;
     add_scales(&mut inputs, prepared.guidance, &args.scales)?;

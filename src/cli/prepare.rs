@@ -5,7 +5,7 @@ use std::path::Path;
 use ccl::error::Error;
 use ccl::model_dir::{FRESH_SEED, ModelDir};
 use ccl::planning::{Request, plan};
-use ccl::running::{backend, clip_of_inputs, scales, weights_for_plan, weights_of_plan};
+use ccl::running::{backend, backend_within, clip_of_inputs, scales, weights_for_plan, weights_of_plan};
 use ccl_ir::{DType, Plan};
 use ccl_model::{Clip, Config, Guidance, Spec, Task, tarp};
 use ccl_runtime::backend::Backend;
@@ -17,7 +17,7 @@ use ccl_runtime::session::Session;
 use ccl_runtime::weights::WeightStore;
 use ccl_runtime::{HostTensor, planfile};
 
-use super::args::{BackendName, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::args::{BackendName, BudgetArgs, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
 use super::log;
 
 /// A plan with its weights.
@@ -231,6 +231,14 @@ pub fn add_scales(inputs: &mut Inputs, guidance: Guidance, given: &ScaleArgs) ->
     Ok(())
 }
 
+/// The backend that the options name, within a budget of its memory.
+///
+/// # Errors
+/// When it is not there, or keeps all weights.
+pub fn open_backend_within(run: &RunArgs, budget: &BudgetArgs) -> Result<Box<dyn Backend>, Error> {
+    backend_within(backend_name(run.backend), run.threads, budget.memory_budget)
+}
+
 /// The backend that the options name.
 ///
 /// # Errors
@@ -273,7 +281,8 @@ pub fn load(prepared: Prepared, backend: &dyn Backend) -> Result<Session, Error>
     let Prepared { plan, weights, .. } = prepared;
     let device = backend.describe();
     let (peak, memory) = (plan.report.peak_bytes, device.memory);
-    if let Some(room) = memory.available_bytes.or(memory.total_bytes).filter(|&room| peak > room) {
+    let room = memory.available_bytes.or(memory.total_bytes);
+    if let Some(room) = room.filter(|&room| peak > room && backend.memory_budget().is_none()) {
         let free = if memory.available_bytes.is_some() { "free now" } else { "in all" };
         tracing::warn!("the plan takes {}, {} has {} {free}", human_bytes(peak), device.name, human_bytes(room));
     }

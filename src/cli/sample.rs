@@ -9,9 +9,9 @@ use ccl_runtime::inputs::Inputs;
 use ccl_runtime::sampler::SamplerKind;
 use ccl_runtime::{RuntimeError, write};
 
-use super::args::{ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
+use super::args::{BudgetArgs, ClipArgs, RunArgs, ScaleArgs, SourceArgs, SpecArgs};
 use super::forward::written;
-use super::prepare::{add_scales, open_backend, prepare, start};
+use super::prepare::{add_scales, open_backend_within, prepare, start};
 use super::progress::Bar;
 
 /// Options of `ccl sample`.
@@ -27,6 +27,8 @@ pub struct Args {
     scales: ScaleArgs,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// Safetensors file with text, negative_text, noise.<stream>, and the clean `video` or `audio` of v2a and a2v
     #[arg(long, value_name = "F")]
     inputs: Option<PathBuf>,
@@ -59,7 +61,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     write::check_writable(&args.output)?;
     // Wrong numbers are said before anything is read.
     args.sampler.levels(args.steps, args.shift)?;
-    let backend = open_backend(&args.run)?;
+    let backend = open_backend_within(&args.run, &args.budget)?;
     let mut inputs = match &args.inputs {
         Some(path) => Inputs::open(path)?,
         None => Inputs::new(),

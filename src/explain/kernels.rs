@@ -45,5 +45,18 @@ pub fn carried(plan: &Plan) -> Option<String> {
     let bytes: usize = k.kernels.iter().map(|k| k.text.len()).sum();
     let text = ccl_runtime::device::human_bytes(bytes as u64);
     let (kernels, launches) = (k.kernels.len(), k.launches().count());
-    Some(format!("carries {kernels} kernels for {} ({text} of {}) and {launches} launches", k.target, k.language))
+    let compiled = k.compiled.as_ref().map(|by| {
+        let code: usize = k.kernels.iter().filter_map(|k| k.code.as_ref()).map(|c| c.cubin.len()).sum();
+        format!(
+            ", compiled for {} by {}: {}",
+            by.architecture,
+            by.compiler,
+            ccl_runtime::device::human_bytes(code as u64)
+        )
+    });
+    let compiled = compiled.unwrap_or_default();
+    Some(format!(
+        "carries {kernels} kernels for {} ({text} of {}{compiled}) and {launches} launches",
+        k.target, k.language
+    ))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ccl_ir::{Binding, DType, Plan};
 use ccl_runtime::error::one_line;
-use ccl_runtime::profile::CallTime;
+use ccl_runtime::profile::{CallTime, Copies};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -25,6 +25,9 @@ pub struct Trace {
     pub device: String,
     /// Median seconds of a whole step that was not traced.
     pub step_s: f64,
+    /// Weights that came to the device in the step, where not all stay there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<Copies>,
     /// The calls.
     pub calls: Vec<Time>,
 }
@@ -46,7 +49,7 @@ pub struct Time {
 
 impl Trace {
     /// A trace of calls of a plan.
-    pub fn new(plan: &Plan, device: String, step_s: f64, times: &[CallTime]) -> Self {
+    pub fn new(plan: &Plan, device: String, step_s: f64, times: &[CallTime], copies: Option<Copies>) -> Self {
         let about = &plan.about;
         let time = |t: &CallTime| Time {
             entry: t.entry,
@@ -64,6 +67,7 @@ impl Trace {
             dtype: about.dtype,
             device,
             step_s,
+            copies,
             calls: times.iter().map(time).collect(),
         }
     }

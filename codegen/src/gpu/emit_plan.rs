@@ -104,6 +104,7 @@ pub fn emit_plan(plan: &Plan, target: &Target) -> Result<Emitted, EmitPlanError>
     Ok(Emitted {
         target: target.name.clone(),
         language: language(target).into(),
+        compiled: None,
         kernels: kernels.collect::<Result<_, EmitPlanError>>()?,
         entries,
     })
@@ -127,5 +128,6 @@ fn kernel(blueprint: &Blueprint, text: KernelText) -> EmittedKernel {
     // Blueprints are plain data with string keys: JSON holds them all.
     let json = serde_json::to_value(blueprint).unwrap_or_default();
     let name = json["kernel"].as_object().and_then(|kind| kind.keys().next().cloned()).unwrap_or_default();
-    EmittedKernel { name, text: text.text, units: text.units, shared_bytes: text.shared_bytes as u64, blueprint: json }
+    let shared_bytes = text.shared_bytes as u64;
+    EmittedKernel { name, text: text.text, units: text.units, shared_bytes, blueprint: json, code: None }
 }

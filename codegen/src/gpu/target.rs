@@ -14,7 +14,8 @@ pub struct Target {
     pub max_cubes: [u32; 3],
     /// Most units of a cube.
     pub max_units: u32,
-    /// Shared memory of a cube in bytes.
+    /// Shared memory of a cube in bytes. On CUDA more than 48 KiB lets fewer cubes share a multiprocessor: kernels that gain by company keep
+    /// a budget of their own.
     pub shared_bytes: u32,
     /// Most buffers of a kernel.
     pub max_buffers: u32,
@@ -72,13 +73,27 @@ impl Target {
             language: Language::Cuda(capability),
             max_cubes: [i32::MAX as u32, 65535, 65535],
             max_units: 1024,
-            shared_bytes: 48 * 1024,
+            shared_bytes: shared_bytes(capability),
             max_buffers: 1024,
             max_buffer_bytes: 1 << 40,
             halves: vec![DType::F16, DType::Bf16],
             parallelism: 528,
             tiles: Tiles::Large,
         }
+    }
+
+    /// Compute capability times 10, of a target for CUDA.
+    pub fn capability(&self) -> Option<u32> {
+        match self.language {
+            Language::Cuda(capability) => Some(capability),
+            Language::Wgsl => None,
+        }
+    }
+
+    /// The architecture that CUDA texts are compiled for, e.g. `sm_90a`: with what only this one has, where there is such.
+    pub fn architecture(&self) -> Option<String> {
+        let own = |n: u32| if n >= 90 { "a" } else { "" };
+        self.capability().map(|n| format!("sm_{n}{}", own(n)))
     }
 
     /// The target with this name on the command line; `None` where it is none of ours.
@@ -93,5 +108,40 @@ impl Target {
                 (70..=121).contains(&n).then(|| Self::cuda(name, n))
             }
         }
+    }
+}
+
+/// Shared memory that a cube may ask for on this compute capability: table 15 of the CUDA C++ Programming Guide.
+fn shared_bytes(capability: u32) -> u32 {
+    1024 * match capability {
+        90 | 100..=119 => 227,
+        80 | 87 => 163,
+        86 | 89 | 120.. => 99,
+        75 => 64,
+        70 | 72 => 96,
+        _ => 48,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architectures_have_their_names_and_shared_memory() {
+        let of = |name: &str| Target::from_name(name).map(|t| (t.architecture(), t.shared_bytes));
+        for (name, architecture, shared) in [
+            ("cuda:sm_75", "sm_75", 65536),
+            ("cuda", "sm_80", 166912),
+            ("cuda:sm_86", "sm_86", 101376),
+            ("cuda:sm_89", "sm_89", 101376),
+            ("cuda:sm_90", "sm_90a", 232448),
+            ("cuda:sm_90a", "sm_90a", 232448),
+            ("cuda:sm_100a", "sm_100a", 232448),
+            ("cuda:sm_120", "sm_120a", 101376),
+        ] {
+            assert_eq!(of(name), Some((Some(architecture.to_owned()), shared)), "{name}");
+        }
+        assert_eq!(of("wgpu"), Some((None, 16384)));
     }
 }

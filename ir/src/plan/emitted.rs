@@ -1,11 +1,14 @@
 //! The kernels of a plan for one target: texts and launches, as plain data.
 //!
 //! A plan needs none to run: a backend lowers the calls itself, for the device at hand. A plan made for a target carries them so
-//! that they can be read, compiled and compared on a machine without that device.
+//! that they can be read, compiled and compared on a machine without that device; and compiled ones ([`Code`]), where a compiler was at
+//! hand, so that the device's machine needs none.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Call, Plan};
 use crate::error::Problem;
@@ -18,10 +21,58 @@ pub struct Emitted {
     pub target: String,
     /// Language of the texts: `cuda` or `wgsl`.
     pub language: String,
+    /// What compiled the texts, where that was done: then every kernel has [`EmittedKernel::code`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<Compiled>,
     /// The kernels, each once, in the order of their first launch.
     pub kernels: Vec<EmittedKernel>,
     /// How each call of each entry runs, in the order of [`Plan::entries`].
     pub entries: BTreeMap<Binding, Vec<EmittedCall>>,
+}
+
+/// A compiler, and what it compiled for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compiled {
+    /// Architecture that the machine code runs on, e.g. `sm_90a`.
+    pub architecture: String,
+    /// Name and version, e.g. `NVRTC 13.0`.
+    pub compiler: String,
+}
+
+/// A compiled kernel. That it does what the text says is the compiler's promise, which no check of a plan can prove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// PTX, from which drivers compile for newer architectures.
+    pub ptx: String,
+    /// Machine code: an ELF file, base64 in a plan file.
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub cubin: Vec<u8>,
+}
+
+fn to_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&STANDARD.encode(bytes))
+}
+
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    STANDARD.decode(String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Type of a file of NVIDIA's machine code, in its ELF header.
+const ELF_CUDA: [u8; 2] = 190u16.to_le_bytes();
+
+impl Code {
+    fn check(&self, architecture: &str) -> Result<(), Problem> {
+        let elf = self.cubin.get(..4) == Some(b"\x7fELF") && self.cubin.get(18..20) == Some(&ELF_CUDA);
+        crate::ensure!(elf, "its machine code is no CUDA ELF file");
+        let target = format!(".target {architecture}");
+        let for_target = self
+            .ptx
+            .lines()
+            .any(|l| l.strip_prefix(&target).is_some_and(|r| !r.starts_with(|c: char| c.is_alphanumeric())));
+        crate::ensure!(for_target, "its PTX is not for {architecture}");
+        crate::ensure!(!self.ptx.contains('\0'), "its PTX holds a zero");
+        Ok(())
+    }
 }
 
 /// A kernel's text.
@@ -37,6 +88,9 @@ pub struct EmittedKernel {
     pub shared_bytes: u64,
     /// The kernel's identity, from which the code generator makes the text again.
     pub blueprint: serde_json::Value,
+    /// The text, compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
 }
 
 /// How a call runs.
@@ -87,6 +141,14 @@ impl Emitted {
         for (i, kernel) in self.kernels.iter().enumerate() {
             let units = kernel.units.iter().try_fold(1u32, |all, &n| all.checked_mul(n)).unwrap_or(0);
             crate::ensure!(units > 0, "kernel {i}: a cube of {:?} units", kernel.units);
+            match (&self.compiled, &kernel.code) {
+                (Some(by), Some(code)) => {
+                    code.check(&by.architecture).map_err(|p| Problem(format!("kernel {i}: {p}")))?;
+                }
+                (None, None) => {}
+                (Some(_), None) => return Err(Problem(format!("kernel {i}: is not compiled, others are"))),
+                (None, Some(_)) => return Err(Problem(format!("kernel {i}: is compiled, by nobody"))),
+            }
         }
         let listed = self.entries.keys().find(|&entry| !plan.entries.contains_key(entry));
         crate::ensure!(

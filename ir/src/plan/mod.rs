@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use codec::{MAGIC, VERSION};
-pub use emitted::{BufferRef, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
+pub use emitted::{BufferRef, Code, Compiled, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
 pub use stage::{Count, Module, Stage};
 
 use crate::event::Event;

@@ -1,7 +1,7 @@
 //! Kernels in plans: they survive a file, and what does not belong to the calls is refused.
 
 use ccl_ir::Binding;
-use ccl_ir::plan::{BufferRef, Emitted, EmittedCall, EmittedKernel, EmittedLaunch, Plan};
+use ccl_ir::plan::{BufferRef, Code, Compiled, Emitted, EmittedCall, EmittedKernel, EmittedLaunch, Plan};
 
 use crate::build::small;
 
@@ -21,12 +21,14 @@ fn with_kernels() -> Plan {
     p.kernels = Some(Emitted {
         target: "cuda:sm_90a".into(),
         language: "cuda".into(),
+        compiled: None,
         kernels: vec![EmittedKernel {
             name: "copy".into(),
             text: "extern \"C\" __global__ void copy() {}\n".into(),
             units: [64, 1, 1],
             shared_bytes: 0,
             blueprint: serde_json::json!({"kernel": "copy", "half": "f32"}),
+            code: None,
         }],
         entries: p.entries.iter().map(|(&entry, calls)| (entry, calls.iter().map(|_| call(entry)).collect())).collect(),
     });
@@ -82,4 +84,46 @@ fn kernels_of_other_calls_are_refused() {
     p.entries.remove(&Binding::Epilogue);
     p.outputs.pop();
     assert!(p.check().unwrap_err().to_string().contains("kernels for entry `epilogue`, which has no calls"));
+}
+
+/// The same with compiled kernels.
+fn compiled() -> Plan {
+    let mut p = with_kernels();
+    let kernels = p.kernels.as_mut().unwrap();
+    kernels.compiled = Some(Compiled { architecture: "sm_90a".into(), compiler: "NVRTC 13.0".into() });
+    let mut cubin = vec![0, 255, 10, 13, 34, 92, 7];
+    cubin.splice(0..0, *b"\x7fELF\x02\x01\x01\x41\x08\0\0\0\0\0\0\0\x02\0\xbe\0");
+    let ptx = ".version 9.0\n.target sm_90a\n.address_size 64\n\t\"é\"".into();
+    kernels.kernels[0].code = Some(Code { ptx, cubin });
+    p
+}
+
+#[test]
+fn compiled_kernels_survive_a_file() {
+    let p = compiled();
+    assert_eq!(Plan::from_bytes(&p.to_bytes().unwrap()).unwrap(), p);
+}
+
+#[test]
+fn code_that_cannot_be_loaded_is_refused() {
+    type Case = (&'static str, fn(&mut Emitted));
+    fn code(k: &mut Emitted) -> &mut Code {
+        k.kernels[0].code.as_mut().unwrap()
+    }
+    let cases: &[Case] = &[
+        ("kernel 0: is not compiled, others are", |k| k.kernels[0].code = None),
+        ("kernel 0: is compiled, by nobody", |k| k.compiled = None),
+        ("kernel 0: its machine code is no CUDA ELF file", |k| code(k).cubin[1] = 0),
+        ("kernel 0: its machine code is no CUDA ELF file", |k| code(k).cubin[18] = 62),
+        ("kernel 0: its machine code is no CUDA ELF file", |k| code(k).cubin.truncate(19)),
+        ("kernel 0: its PTX is not for sm_90a", |k| code(k).ptx = ".target sm_80".into()),
+        ("kernel 0: its PTX is not for sm_90", |k| k.compiled.as_mut().unwrap().architecture = "sm_90".into()),
+        ("kernel 0: its PTX holds a zero", |k| code(k).ptx.push('\0')),
+    ];
+    for (want, tamper) in cases {
+        let mut p = compiled();
+        tamper(p.kernels.as_mut().unwrap());
+        let error = p.check().expect_err(want).to_string();
+        assert!(error.contains(want), "wanted `{want}`, got `{error}`");
+    }
 }

@@ -74,6 +74,11 @@ impl Known {
         }
     }
 
+    /// Whether an operand holds what the caller writes, and nothing else.
+    pub(super) fn knows(&self, o: &Operand) -> bool {
+        o.offset == 0 && buffer(o).is_some_and(|b| self.values.contains_key(&b))
+    }
+
     /// What an operand holds, where that is known.
     pub(super) fn value(&self, o: &Operand) -> Option<i32> {
         *self.values.get(&buffer(o).filter(|_| o.offset == 0)?)?

@@ -1,94 +1,110 @@
 //! A plan on a GPU.
+//!
+//! The first run of an entry launches and checks kernel by kernel. Later runs of an entry that needs nothing of the host between its calls
+//! replay what the device recorded of them, where it can record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
+use ccl_codegen::gpu::Ref;
 use ccl_ir::plan::{Call, Operand, Place};
 use ccl_ir::{Binding, Plan};
-use cubecl::prelude::BufferArg;
 
 use super::bounds::{Bound, Known};
-use super::find::Device;
+use super::engine::{self, Engine, Step, Steps, Watch};
+use super::fault::Fault;
 use super::host;
-use super::memory::Memory;
+use super::memory::{Memory, Places};
 use super::state::DeviceState;
-use super::watch::{Fault, Mark, guarded};
 use crate::backend::{Instance, StateMemory, port, state_port};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
-use crate::profile::{CallTime, Profiler};
+use crate::profile::{CallTime, Copies, Profiler};
 use crate::weights::WeightSource;
 
 /// A plan, its memory and its launches.
-pub(super) struct GpuInstance {
-    device: Device,
+pub(super) struct GpuInstance<E: Engine> {
+    /// Dropped first: they use the kernels and the memory.
+    graphs: BTreeMap<Binding, E::Graph>,
+    steps: Steps<E::Launch>,
+    memory: Memory<E>,
+    engine: Arc<E>,
     plan: Arc<Plan>,
-    memory: Memory,
-    lowered: BTreeMap<Binding, Vec<Lowered>>,
     known: Known,
     /// Entries that have run without an error: their kernels compile.
     proven: BTreeSet<Binding>,
+    /// Entries that cannot be recorded.
+    unrecorded: BTreeSet<Binding>,
     /// Why nothing runs any more.
     lost: Option<String>,
     profiler: Profiler,
 }
 
-impl GpuInstance {
+impl<E: Engine> GpuInstance<E> {
     /// Lowers a checked plan, allocates its memory and uploads its weights.
     pub(super) fn new(
-        device: Device,
+        engine: Arc<E>,
         plan: Arc<Plan>,
         weights: &dyn WeightSource,
-        state: Arc<DeviceState>,
+        state: Arc<DeviceState<E>>,
+        budget: Option<u64>,
     ) -> Result<Self, RuntimeError> {
-        check_types(&device, &plan)?;
-        let mut lowered = BTreeMap::new();
-        for (&entry, calls) in &plan.entries {
-            let calls: Result<Vec<Lowered>, RuntimeError> = calls
-                .iter()
-                .map(|call| lower_in(&plan, call, &device.target).map_err(|e| failed(entry, call, e.problem)))
-                .collect();
-            lowered.insert(entry, calls?);
-        }
-        let memory = Memory::new(&device, &plan, weights, state)?;
+        check_types(engine.as_ref(), &plan)?;
+        let lowered = engine.lower(&plan)?;
+        let places = Places::of(engine.facts(), &plan, budget)?;
+        let steps = engine.ready(&plan, lowered)?;
+        let memory = Memory::new(Arc::clone(&engine), &plan, &places, weights, state)?;
         let known = Known::of(&plan);
-        let (proven, lost, profiler) = (BTreeSet::new(), None, Profiler::default());
-        Ok(Self { device, plan, memory, lowered, known, proven, lost, profiler })
+        let unrecorded = plan.entries.keys().copied().filter(|&e| !recordable(&plan, &known, e, &steps[&e])).collect();
+        Ok(Self {
+            graphs: BTreeMap::new(),
+            steps,
+            memory,
+            engine,
+            plan,
+            known,
+            proven: BTreeSet::new(),
+            unrecorded,
+            lost: None,
+            profiler: Profiler::default(),
+        })
+    }
+
+    /// Checks the number that a call takes, if it takes one.
+    fn check_number(&self, call: &Call, watch: &Watch) -> Result<(), Fault> {
+        let Some(bound) = Bound::of(call) else { return Ok(()) };
+        let n = match self.known.value(bound.operand) {
+            Some(n) => n,
+            None => self.integer(bound.operand, watch)?,
+        };
+        bound.check(n).map_err(Fault::failed)
     }
 
     /// Runs one call. `watched`: whether each launch is checked before the next.
-    fn call(&mut self, call: &Call, lowered: &Lowered, watched: bool, mark: &Mark) -> Result<(), Fault> {
-        if let Some(bound) = Bound::of(call) {
-            let n = match self.known.value(bound.operand) {
-                Some(n) => n,
-                None => self.integer(bound.operand, mark)?,
-            };
-            bound.check(n).map_err(Fault::failed)?;
-        }
-        match lowered {
-            Lowered::Host => self.evaluate(call, mark),
-            Lowered::Device(launches) => launches.iter().try_for_each(|l| self.launch(call, l, watched, mark)),
+    fn call(&self, call: &Call, step: &Step<E::Launch>, watched: bool, watch: &Watch) -> Result<(), Fault> {
+        match step {
+            Step::Host => self.evaluate(call, watch),
+            Step::Device(launches) => launches.iter().try_for_each(|l| self.launch(call, l, watched, watch)),
         }
     }
 
-    fn integer(&self, o: &Operand, mark: &Mark) -> Result<i32, Fault> {
-        let bytes = self.memory.read(o, mark)?;
-        let first = bytes.first_chunk().ok_or_else(|| Fault::failed("holds no number".into()))?;
+    fn integer(&self, o: &Operand, watch: &Watch) -> Result<i32, Fault> {
+        let bytes = self.memory.read(o, watch)?;
+        let first = bytes.first_chunk().ok_or_else(|| Fault::failed("holds no number"))?;
         Ok(i32::from_ne_bytes(*first))
     }
 
     /// Evaluates a call on the host and uploads its results.
-    fn evaluate(&mut self, call: &Call, mark: &Mark) -> Result<(), Fault> {
-        let read = |o: &Operand| self.memory.read_place(o.place, mark);
+    fn evaluate(&self, call: &Call, watch: &Watch) -> Result<(), Fault> {
+        let read = |o: &Operand| self.memory.read_place(o.place, watch);
         let places = call.inputs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let places: Vec<&[u8]> = places.iter().map(|b| &b[..]).collect();
         let outputs = host::evaluate(call, &places).map_err(|p| Fault::failed(p.0))?;
-        call.outputs.iter().zip(&outputs).try_for_each(|(o, bytes)| self.memory.write(o, bytes, mark))
+        call.outputs.iter().zip(&outputs).try_for_each(|(o, bytes)| self.memory.write(o, bytes, watch))
     }
 
-    fn launch(&self, call: &Call, launch: &Launch, watched: bool, mark: &Mark) -> Result<(), Fault> {
+    fn launch(&self, call: &Call, launch: &E::Launch, watched: bool, watch: &Watch) -> Result<(), Fault> {
         let operand = |r: Ref| match r {
             Ref::In(i) => &call.inputs[i as usize],
             Ref::Out(i) => &call.outputs[i as usize],
@@ -99,20 +115,16 @@ impl GpuInstance {
                 Place::Buffer(b) => self.plan.buffers[b as usize].bytes,
                 Place::Weight(w) => self.plan.weights[w as usize].ty.bytes(),
             };
-            let elements = (bytes / o.ty.dtype.bytes()) as usize;
-            // SAFETY: `Memory` gave the place as many bytes as the plan says it has.
-            unsafe { BufferArg::from_raw_parts(self.memory.place(o.place).clone(), elements) }
+            engine::Bound { span: self.memory.place(o.place).clone(), elements: bytes / o.ty.dtype.bytes() }
         };
         // SAFETY: `Plan::check` proved that every element of every operand is inside its place, and that outputs
         // share no byte with other operands except where the operator allows it, which it does only for elementwise
         // work on dense operands of one type and for an optimiser's state; there the launch binds the buffer once. It was lowered for
         // this call, this plan and this device. Other instances keep away from the state while this one has its turn.
-        let launched = guarded(|| unsafe { run::launch(&self.device.client, launch, &buffer) });
-        launched.map_err(Fault::failed)?;
+        unsafe { self.engine.launch(launch, &buffer) }?;
         if watched {
-            let outs: Vec<_> = call.outputs.iter().map(|o| self.memory.place(o.place)).collect();
-            guarded(|| self.device.client.check(outs)).map_err(Fault::failed)?.map_err(|e| Fault::of(&e))?;
-            mark.check().map_err(Fault::failed)?;
+            let outs = call.outputs.iter().map(|o| self.memory.place(o.place).clone()).collect();
+            self.engine.check(outs, watch)?;
         }
         Ok(())
     }
@@ -122,23 +134,34 @@ impl GpuInstance {
         if !fault.lost {
             return word(fault.problem);
         }
-        let problem = format!("{} was lost ({}); start again", self.device.info.name, fault.problem);
+        let problem = format!("{} was lost ({}); start again", self.engine.facts().info.name, fault.problem);
         self.lost = Some(problem.clone());
         self.memory.abandon();
         self.backend(problem)
     }
 
+    /// The error of a call, which names it even where the device is lost with it.
+    fn fault_of(&mut self, fault: Fault, entry: Binding, call: &Call) -> RuntimeError {
+        let place = format!("{entry}: {} at `{}`: ", call.op.name(), call.at);
+        let problem = if fault.lost { place + &fault.problem } else { fault.problem };
+        self.fault(Fault { problem, ..fault }, |problem| failed(entry, call, problem))
+    }
+
     /// How long the slowest device that is worth waiting for takes for an entry.
     fn slowest(&self, entry: Binding) -> Duration {
         // Work in a second, far below what kernels reach: on a GPU, and on a processor that imitates one.
-        let (flops, bytes) = if self.device.software { (5e7, 1e7) } else { (2e10, 1e9) };
+        let (flops, bytes) = if self.engine.facts().software { (5e6, 1e6) } else { (2e10, 1e9) };
         let of = |counts: &BTreeMap<String, u64>| counts.get(entry.name()).map_or(0.0, |&n| n as f64);
         let report = &self.plan.report;
         Duration::try_from_secs_f64(of(&report.flops) / flops + of(&report.bytes) / bytes).unwrap_or(Duration::MAX)
     }
 
+    fn watch(&self) -> Watch {
+        self.engine.watch(Duration::ZERO)
+    }
+
     fn backend(&self, problem: String) -> RuntimeError {
-        RuntimeError::Backend { backend: self.device.api.name(), problem }
+        RuntimeError::Backend { backend: self.engine.facts().api.name(), problem }
     }
 
     /// Refuses to go on with a device that is lost.
@@ -146,36 +169,147 @@ impl GpuInstance {
         self.lost.as_ref().map_or(Ok(()), |problem| Err(self.backend(problem.clone())))
     }
 
-    fn run_entry(&mut self, entry: Binding, lowered: &[Lowered]) -> Result<(), RuntimeError> {
-        let plan = Arc::clone(&self.plan);
-        let mark = Mark::before(self.slowest(entry));
-        let watched = !self.proven.contains(&entry);
-        for (index, (call, lowered)) in plan.calls(entry).iter().zip(lowered).enumerate() {
-            let start = self.profiler.start();
-            let mut done = self.call(call, lowered, watched, &mark);
-            if start.is_some() && done.is_ok() {
-                done = self.memory.settle(&mark);
-            }
-            done.map_err(|f| self.fault(f, |problem| failed(entry, call, problem)))?;
-            self.profiler.stop(start, entry, index, call);
-        }
+    fn run_entry(&mut self, entry: Binding, steps: &[Step<E::Launch>]) -> Result<(), RuntimeError> {
+        let watch = self.engine.watch(self.slowest(entry));
+        self.start(entry, steps, &watch)?;
         // Kernels were found to compile when the entry first ran; what fails later is the device's doing.
-        let settled = self.memory.settle(&mark);
-        settled.map_err(|f| {
-            let name = self.device.api.name();
-            self.fault(f, |p| RuntimeError::Backend { backend: name, problem: format!("{entry}: {p}") })
-        })?;
+        self.memory.settle(&watch).map_err(|f| self.fault_of_entry(f, entry))?;
         self.proven.insert(entry);
         Ok(())
     }
+
+    fn fault_of_entry(&mut self, fault: Fault, entry: Binding) -> RuntimeError {
+        let name = self.engine.facts().api.name();
+        self.fault(fault, |p| RuntimeError::Backend { backend: name, problem: format!("{entry}: {p}") })
+    }
+
+    /// Starts the work of an entry: what was recorded of it, or its calls one by one.
+    fn start(&mut self, entry: Binding, steps: &[Step<E::Launch>], watch: &Watch) -> Result<(), RuntimeError> {
+        let recorded = self.proven.contains(&entry) && !self.profiler.is_on() && !self.unrecorded.contains(&entry);
+        if !recorded {
+            return self.run_calls(entry, steps, watch);
+        }
+        let plan = Arc::clone(&self.plan);
+        for call in plan.calls(entry) {
+            // Numbers are all known here: looking at them asks nothing of the device.
+            self.check_number(call, watch).map_err(|f| self.fault_of(f, entry, call))?;
+        }
+        if !self.graphs.contains_key(&entry) {
+            let mut launches = || self.record_calls(entry, steps, watch);
+            match self.engine.record(&mut launches) {
+                Ok(Some(graph)) => {
+                    self.graphs.insert(entry, graph);
+                }
+                Ok(None) => {
+                    self.unrecorded.insert(entry);
+                    return self.run_calls(entry, steps, watch);
+                }
+                Err(fault) => return Err(self.fault_of_entry(fault, entry)),
+            }
+        }
+        let replayed = self.graphs.get(&entry).map_or(Ok(()), |graph| self.engine.replay(graph));
+        replayed.map_err(|f| self.fault_of_entry(f, entry))
+    }
+
+    /// Launches the calls of an entry that a graph is made of.
+    fn record_calls(&self, entry: Binding, steps: &[Step<E::Launch>], watch: &Watch) -> Result<(), Fault> {
+        self.flow(|engine, flow| engine.flow_begin(flow, entry, false))?;
+        for (index, (call, step)) in self.plan.calls(entry).iter().zip(steps).enumerate() {
+            self.flow(|engine, flow| engine.flow_before(flow, entry, index))?;
+            self.call(call, step, false, watch)?;
+            self.flow(|engine, flow| engine.flow_after(flow, entry, index))?;
+        }
+        self.flow(|engine, flow| engine.flow_end(flow, entry))
+    }
+
+    fn run_calls(&mut self, entry: Binding, steps: &[Step<E::Launch>], watch: &Watch) -> Result<(), RuntimeError> {
+        let plan = Arc::clone(&self.plan);
+        let watched = !self.proven.contains(&entry);
+        let timed = self.profiler.is_on();
+        let mut ticks = Vec::new();
+        self.flow(|engine, flow| engine.flow_begin(flow, entry, timed)).map_err(|f| self.fault_of_entry(f, entry))?;
+        for (index, (call, step)) in plan.calls(entry).iter().zip(steps).enumerate() {
+            let mut run = || -> Result<(), Fault> {
+                self.check_number(call, watch)?;
+                self.flow(|engine, flow| engine.flow_before(flow, entry, index))?;
+                let from = timed.then(|| self.tick(watch)).transpose()?;
+                self.call(call, step, watched, watch)?;
+                ticks.extend(from.map(|from| Ok((from, self.tick(watch)?))).transpose()?);
+                self.flow(|engine, flow| engine.flow_after(flow, entry, index))
+            };
+            run().map_err(|f| self.fault_of(f, entry, call))?;
+        }
+        self.flow(|engine, flow| engine.flow_end(flow, entry)).map_err(|f| self.fault_of_entry(f, entry))?;
+        if timed {
+            self.note(entry, &ticks, watch).map_err(|f| self.fault_of_entry(f, entry))?;
+        }
+        Ok(())
+    }
+
+    /// Notes the times of an entry's calls.
+    fn note(&mut self, entry: Binding, ticks: &[(E::Tick, E::Tick)], watch: &Watch) -> Result<(), Fault> {
+        self.memory.settle(watch)?;
+        let plan = Arc::clone(&self.plan);
+        for (index, (call, (from, to))) in plan.calls(entry).iter().zip(ticks).enumerate() {
+            self.profiler.note(self.engine.seconds(from, to)?, entry, index, call);
+        }
+        if let Some(flow) = self.memory.flow() {
+            self.profiler.copied(self.engine.flow_copies(flow, entry)?);
+        }
+        Ok(())
+    }
+
+    fn tick(&self, watch: &Watch) -> Result<E::Tick, Fault> {
+        self.engine.tick(self.memory.regions(), watch)
+    }
+
+    /// Does something with the weights that come to the device while the plan runs, where there are such.
+    fn flow(&self, act: impl FnOnce(&E, &E::Flow) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.memory.flow().map_or(Ok(()), |flow| act(self.engine.as_ref(), flow))
+    }
+
+    /// Does something with the steps of an entry, in this instance's turn at the state; nothing where there is no such entry.
+    fn turn<T: Default>(
+        &mut self,
+        entry: Binding,
+        act: impl FnOnce(&mut Self, &[Step<E::Launch>]) -> Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        self.alive()?;
+        let state = Arc::clone(self.memory.state());
+        let _turn = state.turn();
+        // Out for the time of the run, because a run changes the rest.
+        let Some(steps) = self.steps.remove(&entry) else { return Ok(T::default()) };
+        let done = act(self, &steps);
+        self.steps.insert(entry, steps);
+        done
+    }
+
+    /// Runs a proven entry once and gives its seconds.
+    fn time(&mut self, entry: Binding, steps: &[Step<E::Launch>]) -> Result<f64, RuntimeError> {
+        let watch = self.engine.watch(self.slowest(entry));
+        let from = self.tick(&watch).map_err(|f| self.fault_of_entry(f, entry))?;
+        self.start(entry, steps, &watch)?;
+        let timed = self.tick(&watch).and_then(|to| {
+            self.memory.settle(&watch)?;
+            self.engine.seconds(&from, &to)
+        });
+        timed.map_err(|f| self.fault_of_entry(f, entry))
+    }
+}
+
+/// Whether an entry needs nothing of the host between its calls.
+fn recordable<L>(plan: &Plan, known: &Known, entry: Binding, steps: &[Step<L>]) -> bool {
+    let numbers = plan.calls(entry).iter().filter_map(Bound::of).all(|b| known.knows(b.operand));
+    numbers && steps.iter().all(|step| matches!(step, Step::Device(_)))
 }
 
 /// Refuses weights that the device cannot store, before some call does in its own words.
-fn check_types(device: &Device, plan: &Plan) -> Result<(), RuntimeError> {
-    let types = &device.info.element_types;
+fn check_types<E: Engine>(engine: &E, plan: &Plan) -> Result<(), RuntimeError> {
+    let info = &engine.facts().info;
+    let types = &info.element_types;
     let Some(w) = plan.weights.iter().find(|w| !types.contains(&w.ty.dtype)) else { return Ok(()) };
     let names: Vec<&str> = types.iter().map(|t| t.name()).collect();
-    let (name, has, use_) = (&device.info.name, names.join(" "), if names.contains(&"f16") { "f16" } else { "f32" });
+    let (name, has, use_) = (&info.name, names.join(" "), if names.contains(&"f16") { "f16" } else { "f32" });
     Err(RuntimeError::weight(
         &w.name,
         format!("is {} in this plan, {name} stores {has}; use --dtype {use_}", w.ty.dtype),
@@ -183,11 +317,11 @@ fn check_types(device: &Device, plan: &Plan) -> Result<(), RuntimeError> {
 }
 
 /// The error of a call.
-fn failed(entry: Binding, call: &Call, problem: String) -> RuntimeError {
+pub(crate) fn failed(entry: Binding, call: &Call, problem: String) -> RuntimeError {
     RuntimeError::Kernel { entry, op: call.op.name(), at: call.at.clone(), problem }
 }
 
-impl Instance for GpuInstance {
+impl<E: Engine> Instance for GpuInstance<E> {
     fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
@@ -201,19 +335,23 @@ impl Instance for GpuInstance {
         let mut bytes = vec![0; o.ty.bytes() as usize];
         tensor.encode(o.ty.dtype, &mut bytes);
         self.known.write(o, tensor);
-        let written = self.memory.write(o, &bytes, &Mark::now());
+        let written = self.memory.write(o, &bytes, &self.watch());
         written.map_err(|f| self.fault(f, |problem| RuntimeError::input("inputs", &port.name, problem)))
     }
 
     fn run(&mut self, entry: Binding) -> Result<(), RuntimeError> {
-        self.alive()?;
-        let state = Arc::clone(self.memory.state());
-        let _turn = state.turn();
-        // Out for the time of the run, because a run changes the rest.
-        let Some(lowered) = self.lowered.remove(&entry) else { return Ok(()) };
-        let done = self.run_entry(entry, &lowered);
-        self.lowered.insert(entry, lowered);
-        done
+        self.turn(entry, |this, steps| this.run_entry(entry, steps))
+    }
+
+    fn measure(&mut self, entry: Binding, runs: usize) -> Result<Vec<f64>, RuntimeError> {
+        self.turn(entry, |this, steps| {
+            if !this.proven.contains(&entry) {
+                this.run_entry(entry, steps)?;
+            }
+            // Once more, so that recording it is not measured.
+            this.time(entry, steps)?;
+            (0..runs).map(|_| this.time(entry, steps)).collect()
+        })
     }
 
     fn state(&self) -> Option<StateMemory> {
@@ -227,7 +365,7 @@ impl Instance for GpuInstance {
         let (named, operand) = state_port(&plan, state)?;
         let memory = Arc::clone(self.memory.state());
         let _turn = memory.turn();
-        let bytes = self.memory.read(&operand, &Mark::now());
+        let bytes = self.memory.read(&operand, &self.watch());
         let bytes = bytes.map_err(|f| self.fault(f, |problem| RuntimeError::input("state", &named.name, problem)))?;
         Ok(HostTensor::decode(&operand.ty, &bytes))
     }
@@ -241,8 +379,8 @@ impl Instance for GpuInstance {
         tensor.encode(operand.ty.dtype, &mut bytes);
         let memory = Arc::clone(self.memory.state());
         let _turn = memory.turn();
-        let mark = Mark::now();
-        let written = self.memory.write(&operand, &bytes, &mark).and_then(|()| self.memory.settle(&mark));
+        let watch = self.watch();
+        let written = self.memory.write(&operand, &bytes, &watch).and_then(|()| self.memory.settle(&watch));
         written.map_err(|f| self.fault(f, |problem| RuntimeError::input("state", &named.name, problem)))
     }
 
@@ -250,9 +388,9 @@ impl Instance for GpuInstance {
         self.alive()?;
         let plan = Arc::clone(&self.plan);
         let port = port(&plan.outputs, output, "output")?;
-        let read = self.memory.read(&port.operand, &Mark::now());
+        let read = self.memory.read(&port.operand, &self.watch());
         let bytes = read.map_err(|f| {
-            let name = self.device.api.name();
+            let name = self.engine.facts().api.name();
             let word = |p| RuntimeError::Backend { backend: name, problem: format!("output `{}`: {p}", port.name) };
             self.fault(f, word)
         })?;
@@ -269,5 +407,9 @@ impl Instance for GpuInstance {
 
     fn take_profile(&mut self) -> Vec<CallTime> {
         self.profiler.take()
+    }
+
+    fn take_copies(&mut self) -> Option<Copies> {
+        self.profiler.take_copies()
     }
 }

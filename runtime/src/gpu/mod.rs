@@ -13,15 +13,14 @@
 //! Instances of several plans may share a state ([`state`]): they take turns, entry by entry.
 
 mod bounds;
-mod find;
+pub(crate) mod engine;
+pub(crate) mod fault;
 mod host;
-mod instance;
+pub(crate) mod instance;
 mod layout;
 mod memory;
+pub(crate) mod residency;
 mod state;
-#[cfg(test)]
-mod tests;
-mod watch;
 
 use std::sync::Arc;
 
@@ -29,16 +28,27 @@ use ccl_codegen::gpu::Target;
 use ccl_ir::Plan;
 
 use crate::backend::{Backend, Instance, StateMemory};
+use crate::cuda::{self, CudaDevice};
 use crate::device::DeviceInfo;
 use crate::error::RuntimeError;
 use crate::weights::WeightSource;
-use find::{Api, Device};
+use crate::wgpu::{WgpuEngine, find};
+use engine::{Api, Engine, Facts};
+use instance::GpuInstance;
 use state::DeviceState;
 
 /// A GPU that is ready.
 #[derive(Clone)]
 pub struct GpuBackend {
     device: Device,
+    /// Bytes that a plan may take on the device.
+    budget: Option<u64>,
+}
+
+#[derive(Clone)]
+enum Device {
+    Cuda(CudaDevice),
+    Wgpu(WgpuEngine),
 }
 
 impl GpuBackend {
@@ -47,7 +57,8 @@ impl GpuBackend {
     /// # Errors
     /// When there is no such GPU, or its driver cannot be used.
     pub fn cuda(index: usize) -> Result<Self, RuntimeError> {
-        Self::open(Api::Cuda, index)
+        let found = cuda::devices()?;
+        choose(Api::Cuda, found, index)?.map(|device| Self { device: Device::Cuda(device), budget: None })
     }
 
     /// The wgpu adapter of this number, counted from 0 in the order of [`gpus`]: GPUs before software adapters.
@@ -55,48 +66,102 @@ impl GpuBackend {
     /// # Errors
     /// When there is no such adapter, or its driver cannot be used.
     pub fn wgpu(index: usize) -> Result<Self, RuntimeError> {
-        Self::open(Api::Wgpu, index)
+        let engine = WgpuEngine::open(&choose(Api::Wgpu, find::adapters(), index)?)?;
+        Ok(Self { device: Device::Wgpu(engine), budget: None })
     }
 
     /// The best GPU: one of CUDA, then a hardware adapter of wgpu. `None` where there is none that works; software
-    /// adapters are taken by [`GpuBackend::wgpu`] only.
+    /// adapters are taken by number only.
     pub fn best() -> Option<Self> {
-        let wgpu = || if find::may_have_hardware() { find::adapters(Api::Wgpu) } else { Vec::new() };
-        let hardware = find::adapters(Api::Cuda).into_iter().chain(std::iter::once_with(wgpu).flatten());
-        let opened = hardware.filter(|a| !a.is_software()).map(|a| Device::open(&a));
-        let mut working = opened.filter_map(|d| d.inspect_err(|e| tracing::warn!("{e}")).ok());
-        working.next().map(|device| Self { device })
+        let cuda = cuda::devices().unwrap_or_default().into_iter().map(|d| d.map(Device::Cuda));
+        let adapters = || if find::may_have_hardware() { find::adapters() } else { Vec::new() };
+        let adapters = std::iter::once_with(adapters).flatten().filter(|a| !a.is_software());
+        let opened = cuda.chain(adapters.map(|a| WgpuEngine::open(&a).map(Device::Wgpu)));
+        let working = opened.filter_map(|d| d.inspect_err(|e| tracing::warn!("{e}")).ok());
+        let gpus = working.map(|device| Self { device, budget: None });
+        gpus.into_iter().find(|gpu| !gpu.is_software())
     }
 
-    fn open(api: Api, index: usize) -> Result<Self, RuntimeError> {
-        let adapters = find::adapters(api);
-        let adapter = adapters.get(index).ok_or_else(|| {
-            let problem = match adapters.len() {
-                0 => api.absent().into(),
-                n => format!("device {index} was asked for, there are {n}, counted from 0"),
-            };
-            RuntimeError::Backend { backend: api.name(), problem }
-        })?;
-        Ok(Self { device: Device::open(adapter)? })
+    /// The same device for plans that may take this many bytes there: weights that do not fit stay on the host and come while the plan runs.
+    ///
+    /// # Errors
+    /// When the device keeps all weights.
+    pub fn within(self, bytes: u64) -> Result<Self, RuntimeError> {
+        let api = self.facts().api;
+        if !api.streams() {
+            let problem = format!("backend {} keeps all weights on the device; use --backend cuda", api.name());
+            return Err(RuntimeError::option("--memory-budget", problem));
+        }
+        Ok(Self { budget: Some(bytes), ..self })
+    }
+
+    fn facts(&self) -> &Facts {
+        match &self.device {
+            Device::Cuda(device) => device.facts(),
+            Device::Wgpu(engine) => engine.facts(),
+        }
     }
 
     /// Whether this is a software adapter, which only imitates a GPU on the processor.
     pub fn is_software(&self) -> bool {
-        self.device.software
+        self.facts().software
     }
+
+    /// The device with another description, to see what happens where the two disagree.
+    #[cfg(test)]
+    pub(crate) fn target_mut(&mut self) -> &mut Target {
+        match &mut self.device {
+            Device::Cuda(device) => device.target_mut(),
+            Device::Wgpu(engine) => &mut engine.facts.target,
+        }
+    }
+}
+
+/// Takes one of the devices that were found.
+fn choose<T>(api: Api, mut found: Vec<T>, index: usize) -> Result<T, RuntimeError> {
+    let count = found.len();
+    if index < count {
+        return Ok(found.swap_remove(index));
+    }
+    let problem = match count {
+        0 => api.absent().into(),
+        n => format!("device {index} was asked for, there are {n}, counted from 0"),
+    };
+    Err(RuntimeError::Backend { backend: api.name(), problem })
+}
+
+fn instantiate<E: Engine>(
+    engine: E,
+    plan: Arc<Plan>,
+    weights: &dyn WeightSource,
+    state: Option<&StateMemory>,
+    budget: Option<u64>,
+) -> Result<Box<dyn Instance>, RuntimeError> {
+    plan.check()?;
+    let engine = Arc::new(engine);
+    let state = match state {
+        Some(state) => state.of::<DeviceState<E>>(&plan)?,
+        None => Arc::new(DeviceState::new(Arc::clone(&engine))),
+    };
+    state.check(&engine)?;
+    Ok(Box::new(GpuInstance::new(engine, plan, weights, state, budget)?))
 }
 
 impl Backend for GpuBackend {
     fn name(&self) -> &'static str {
-        self.device.api.name()
+        self.facts().api.name()
     }
 
     fn describe(&self) -> DeviceInfo {
-        self.device.info.clone()
+        self.facts().info.clone()
     }
 
     fn target(&self) -> Option<&Target> {
-        Some(&self.device.target)
+        Some(&self.facts().target)
+    }
+
+    fn memory_budget(&self) -> Option<u64> {
+        self.budget
     }
 
     fn instantiate_with(
@@ -105,13 +170,10 @@ impl Backend for GpuBackend {
         weights: &dyn WeightSource,
         state: Option<&StateMemory>,
     ) -> Result<Box<dyn Instance>, RuntimeError> {
-        plan.check()?;
-        let state = match state {
-            Some(state) => state.of::<DeviceState>(&plan)?,
-            None => Arc::new(DeviceState::new(&self.device)),
-        };
-        state.check(&self.device)?;
-        Ok(Box::new(instance::GpuInstance::new(self.device.clone(), plan, weights, state)?))
+        match &self.device {
+            Device::Cuda(device) => instantiate(device.engine()?, plan, weights, state, self.budget),
+            Device::Wgpu(engine) => instantiate(engine.clone(), plan, weights, state, self.budget),
+        }
     }
 }
 
@@ -127,18 +189,22 @@ pub struct Gpus {
 /// Looks for GPUs and opens each.
 pub fn gpus() -> Gpus {
     let mut gpus = Gpus::default();
-    for api in [Api::Cuda, Api::Wgpu] {
-        let adapters = find::adapters(api);
-        for adapter in &adapters {
-            match Device::open(adapter) {
-                Ok(device) => gpus.devices.push(device.info),
-                Err(RuntimeError::Backend { problem, .. }) => gpus.missing.push((api.name(), problem)),
-                Err(other) => gpus.missing.push((api.name(), other.to_string())),
-            }
-        }
-        if adapters.is_empty() {
-            gpus.missing.push((api.name(), api.absent().into()));
+    let cuda = cuda::devices().unwrap_or_else(|e| vec![Err(e)]);
+    let wgpu = find::adapters().iter().map(WgpuEngine::open).collect();
+    list(&mut gpus, Api::Cuda, cuda, CudaDevice::facts);
+    list(&mut gpus, Api::Wgpu, wgpu, |engine| &engine.facts);
+    gpus
+}
+
+fn list<T>(gpus: &mut Gpus, api: Api, found: Vec<Result<T, RuntimeError>>, facts: impl Fn(&T) -> &Facts) {
+    if found.is_empty() {
+        gpus.missing.push((api.name(), api.absent().into()));
+    }
+    for device in found {
+        match device {
+            Ok(device) => gpus.devices.push(facts(&device).info.clone()),
+            Err(RuntimeError::Backend { problem, .. }) => gpus.missing.push((api.name(), problem)),
+            Err(other) => gpus.missing.push((api.name(), other.to_string())),
         }
     }
-    gpus
 }

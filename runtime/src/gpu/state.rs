@@ -4,68 +4,68 @@
 //! gets its memory, zeros at first, when the first plan that uses it comes. Instances take turns.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccl_ir::Plan;
 use ccl_ir::plan::{PlanState, Region};
-use cubecl::client::Client;
-use cubecl::server::Handle;
 
-use super::find::Device;
-use super::watch::guarded;
+use super::engine::Engine;
 use crate::error::RuntimeError;
 
 /// A state on a device.
-pub(super) struct DeviceState {
-    device: cubecl::Device,
-    client: Client,
-    held: Mutex<Held>,
+pub(super) struct DeviceState<E: Engine> {
+    /// Drives the device that the memory is on.
+    engine: Arc<E>,
+    held: Mutex<Held<E>>,
 }
 
 /// The memory of a state's tensors.
-#[derive(Default)]
-pub(super) struct Held {
+pub(super) struct Held<E: Engine> {
     /// Allocations.
-    blocks: Vec<Handle>,
+    blocks: Vec<E::Span>,
     /// Where each tensor is, by its first byte in the table.
-    places: BTreeMap<u64, Handle>,
+    places: BTreeMap<u64, E::Span>,
     bytes: u64,
 }
 
-impl DeviceState {
+impl<E: Engine> Default for Held<E> {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), places: BTreeMap::new(), bytes: 0 }
+    }
+}
+
+impl<E: Engine> DeviceState<E> {
     /// A state without tensors.
-    pub(super) fn new(device: &Device) -> Self {
-        Self { device: device.id.clone(), client: device.client.clone(), held: Mutex::default() }
+    pub(super) fn new(engine: Arc<E>) -> Self {
+        Self { engine, held: Mutex::default() }
     }
 
     /// Checks that the state is on this device.
     ///
     /// # Errors
     /// When it is on another.
-    pub(super) fn check(&self, device: &Device) -> Result<(), RuntimeError> {
-        if self.device == device.id {
+    pub(super) fn check(&self, engine: &E) -> Result<(), RuntimeError> {
+        if self.engine.same_device(engine) {
             return Ok(());
         }
         Err(RuntimeError::order("state", "the memory belongs to another device".to_owned()))
     }
 
     /// Waits until no other instance uses the memory. One that panicked has left numbers behind, not broken memory.
-    pub(super) fn turn(&self) -> MutexGuard<'_, Held> {
+    pub(super) fn turn(&self) -> MutexGuard<'_, Held<E>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for DeviceState {
+impl<E: Engine> Drop for DeviceState<E> {
     /// Gives the memory back now, not when the device is used next.
     fn drop(&mut self) {
         *self.turn() = Held::default();
-        if let Err(problem) = guarded(|| self.client.memory_cleanup()) {
-            tracing::debug!("the state's memory was not returned to the device: {problem}");
-        }
+        self.engine.give_back();
     }
 }
 
-impl Held {
+impl<E: Engine> Held<E> {
     /// A plan's tensors that have no memory yet.
     ///
     /// # Errors
@@ -75,9 +75,9 @@ impl Held {
         for state in &plan.states {
             match self.places.get(&first_byte(plan, state)) {
                 None => missing.push(state),
-                Some(place) if place.size_in_used() == state.ty.bytes() => {}
+                Some(place) if E::bytes(place) == state.ty.bytes() => {}
                 Some(place) => {
-                    let (name, ty, bytes) = (&state.name, &state.ty, place.size_in_used());
+                    let (name, ty, bytes) = (&state.name, &state.ty, E::bytes(place));
                     let problem = format!("`{name}` is {ty}, the plan that it is shared with has {bytes} bytes there");
                     return Err(RuntimeError::order("state", problem));
                 }
@@ -90,9 +90,9 @@ impl Held {
     pub(super) fn insert<'p>(
         &mut self,
         plan: &Plan,
-        blocks: &[Handle],
+        blocks: &[E::Span],
         bytes: u64,
-        tensors: impl IntoIterator<Item = (&'p PlanState, Handle)>,
+        tensors: impl IntoIterator<Item = (&'p PlanState, E::Span)>,
     ) {
         self.blocks.extend_from_slice(blocks);
         self.bytes += bytes;
@@ -103,9 +103,9 @@ impl Held {
     ///
     /// # Errors
     /// When it is none of the state's tensors.
-    pub(super) fn place(&self, plan: &Plan, index: usize) -> Result<&Handle, RuntimeError> {
+    pub(super) fn place(&self, plan: &Plan, index: usize) -> Result<&E::Span, RuntimeError> {
         let buffer = &plan.buffers[index];
-        let place = self.places.get(&buffer.offset).filter(|p| p.size_in_used() == buffer.bytes);
+        let place = self.places.get(&buffer.offset).filter(|p| E::bytes(p) == buffer.bytes);
         place.filter(|_| buffer.region == Region::State).ok_or_else(|| {
             let (bytes, offset) = (buffer.bytes, buffer.offset);
             RuntimeError::order("state", format!("{bytes} bytes from byte {offset} on are none of the plan's tensors"))
@@ -113,7 +113,7 @@ impl Held {
     }
 
     /// All allocations.
-    pub(super) fn blocks(&self) -> &[Handle] {
+    pub(super) fn blocks(&self) -> &[E::Span] {
         &self.blocks
     }
 

@@ -11,7 +11,7 @@ use ccl::error::Error;
 use ccl::explain::units::human_flops;
 use ccl_ir::{DType, Plan};
 use ccl_runtime::device::{DeviceInfo, process_memory};
-use ccl_runtime::profile::CallTime;
+use ccl_runtime::profile::{CallTime, Copies};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -73,8 +73,29 @@ struct Measured {
     peak_bytes: u64,
     /// What the plan takes.
     planned_bytes: u64,
+    /// What the plan holds on the device, where that was bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resident_bytes: Option<u64>,
+    /// Weights that came to the device in a step, where not all stay there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<Copied>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     trace: Vec<Share>,
+}
+
+/// Weights that came to the device in a step.
+#[derive(Serialize)]
+struct Copied {
+    #[serde(flatten)]
+    copies: Copies,
+    /// The part of the copies' time that was hidden behind calls.
+    hidden: f64,
+}
+
+impl From<Copies> for Copied {
+    fn from(copies: Copies) -> Self {
+        Self { copies, hidden: copies.hidden() }
+    }
 }
 
 /// Calls of one operator in a traced step.
@@ -128,6 +149,8 @@ impl Measured {
             gflop_per_s: flops as f64 / step_s / 1e9,
             peak_bytes: process_memory().peak_bytes.unwrap_or(plan.report.peak_bytes),
             planned_bytes: plan.report.peak_bytes,
+            resident_bytes: None,
+            copies: None,
             trace: shares(plan, calls),
         }
     }
@@ -174,6 +197,14 @@ fn say(m: &Measured) -> Result<(), Error> {
     super::print_line(&format!("prologue  {:.4} s", m.prologue_s))?;
     super::print_line(&format!("start     {:.4} s (plan {:.4}, load {:.4})", m.plan_s + m.load_s, m.plan_s, m.load_s))?;
     super::print_line(&format!("memory    {} at most, {} planned", human(m.peak_bytes), human(m.planned_bytes)))?;
+    if let Some(Copied { copies, hidden }) = &m.copies {
+        super::print_line(&format!(
+            "weights   {} came in {:.4} s a step, {:.1} % of it hidden behind calls",
+            human(copies.bytes),
+            copies.seconds,
+            100.0 * hidden
+        ))?;
+    }
     let total: f64 = m.trace.iter().map(|s| s.seconds).sum();
     for s in &m.trace {
         super::print_line(&format!(

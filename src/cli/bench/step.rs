@@ -10,16 +10,16 @@ use ccl::running::scales;
 use ccl_ir::{DType, Plan};
 use ccl_model::Guidance;
 use ccl_runtime::inputs::Inputs;
-use ccl_runtime::profile::CallTime;
+use ccl_runtime::profile::{CallTime, Copies};
 use ccl_runtime::random::Stream;
 use ccl_runtime::sampler::SamplerKind;
 use ccl_runtime::session::{Session, Tensors};
 use ccl_runtime::{HostData, HostTensor};
 
 use super::{Measured, Times};
-use crate::cli::args::{RunArgs, SpecArgs};
+use crate::cli::args::{BudgetArgs, RunArgs, SpecArgs};
 use crate::cli::log;
-use crate::cli::prepare::{compile, memory_line, open_backend, request, required_task, warn_drift};
+use crate::cli::prepare::{compile, memory_line, open_backend_within, request, required_task, warn_drift};
 
 /// Options of `ccl bench step`.
 #[derive(clap::Args, Debug)]
@@ -53,6 +53,8 @@ pub struct Args {
     trace: Option<Option<PathBuf>>,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
 }
 
 /// Measures a denoising step.
@@ -66,7 +68,7 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     if let Some(Some(file)) = &args.trace {
         ccl_runtime::write::check_writable(file)?;
     }
-    let device = open_backend(&args.run)?;
+    let device = open_backend_within(&args.run, &args.budget)?;
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;
     let mut request = request(&model.config, &args.spec, task, args.clip, args.batch);
@@ -106,14 +108,24 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
         times.push(begin.elapsed().as_secs_f64() / args.steps as f64);
     }
     let mut times = Times { steps: times, prologue_s, plan_s, load_s };
-    let calls = if args.trace.is_some() { trace(&mut session)? } else { Vec::new() };
+    let timed = args.trace.is_some() || args.budget.memory_budget.is_some();
+    let (mut calls, copies) = if timed { trace(&mut session)? } else { Default::default() };
+    let resident = session.instance().resident_bytes();
     let plan = session.plan();
     if let Some(Some(file)) = &args.trace {
         let device = format!("{} ({})", info.name, info.backend);
-        Trace::new(plan, device, times.step_s(), &calls).save(file)?;
+        Trace::new(plan, device, times.step_s(), &calls, copies).save(file)?;
+    }
+    if args.trace.is_none() {
+        calls.clear();
     }
     let flops = plan.report.flops.get("step").copied().unwrap_or(0);
-    Ok(Measured::new(plan, flops, info, times, &calls))
+    let measured = Measured::new(plan, flops, info, times, &calls);
+    Ok(Measured {
+        resident_bytes: args.budget.memory_budget.map(|_| resident),
+        copies: copies.map(Into::into),
+        ..measured
+    })
 }
 
 /// Levels that the benchmark walks through.
@@ -142,12 +154,12 @@ fn random_inputs(plan: &Plan, guidance: Guidance, seed: u64) -> Result<Inputs, E
     Ok(inputs)
 }
 
-/// Times of one step's calls.
-fn trace(session: &mut Session) -> Result<Vec<CallTime>, Error> {
+/// Times of one step's calls, and of the weights that came meanwhile.
+fn trace(session: &mut Session) -> Result<(Vec<CallTime>, Option<Copies>), Error> {
     session.instance().set_profiling(true);
     session.instance().take_profile();
     session.step(&Tensors::new(), 0)?;
-    let times = session.instance().take_profile();
+    let measured = (session.instance().take_profile(), session.instance().take_copies());
     session.instance().set_profiling(false);
-    Ok(times)
+    Ok(measured)
 }

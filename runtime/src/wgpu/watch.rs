@@ -2,7 +2,7 @@
 //!
 //! CubeCL runs a device's work on a thread of its own. What panics there (an unsupported type, a missing compiler
 //! library, an allocation that the driver refuses) is dropped, and a read that follows returns whatever the memory
-//! held before. This module notes every such panic: work that is done between a [`Mark`] and its check is whole, or
+//! held before. This module notes every such panic: work that is done between the begin of a [`Watch`] and its [`check`] is whole, or
 //! an error says why not. Panics on the caller's own thread end at [`guarded`]. Neither prints: the error that comes
 //! of them is the report.
 
@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -21,14 +21,10 @@ use std::time::{Duration, Instant};
 use cubecl::server::ServerError;
 
 use crate::error::one_line;
+use crate::gpu::fault::{Fault, Watch};
 
 /// How long a wait sleeps before it looks whether the device's thread has failed.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a device may take to answer that has nothing to do.
-const IDLE: Duration = Duration::from_secs(120);
-/// The variable that says in seconds how long a device may take, whatever it has to do.
-const TIMEOUT: &str = "CCL_GPU_TIMEOUT";
-
 /// Panics on devices' threads since the program began: how many, and the last one's message.
 static FAILURES: Mutex<(u64, String)> = Mutex::new((0, String::new()));
 
@@ -74,54 +70,32 @@ fn text(payload: &(dyn Any + Send)) -> String {
     told(text.unwrap_or("a panic without a message"))
 }
 
-/// How long a device may take to answer that has so much work. A kernel that never ends, or a driver that has lost its device
-/// without noticing, would keep the program waiting for ever.
-fn allowed(work: Duration) -> Duration {
-    static WISH: OnceLock<Option<Duration>> = OnceLock::new();
-    let wish = || std::env::var(TIMEOUT).ok()?.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-    WISH.get_or_init(wish).unwrap_or(IDLE.saturating_add(work))
+/// Watches from now on, with work before the device that takes a slow one so long.
+pub(super) fn watch(work: Duration) -> Watch {
+    install();
+    Watch::over(work, failures().0)
 }
 
-/// A moment, to see whether a device's thread has failed since, and how long the device may take to answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    failures: u64,
-    patience: Duration,
-}
-
-impl Mark {
-    /// Now.
-    pub(super) fn now() -> Self {
-        install();
-        Self { failures: failures().0, patience: allowed(Duration::ZERO) }
-    }
-
-    /// Now, with work before the device that takes a slow one so long.
-    pub(super) fn before(work: Duration) -> Self {
-        Self { patience: allowed(work), ..Self::now() }
-    }
-
-    /// Succeeds where no device's thread has failed since.
-    ///
-    /// # Errors
-    /// The message of the last failure. Devices share their threads, so it may be another plan's: nobody's results
-    /// can be trusted then.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let failures = failures();
-        if failures.0 == self.failures { Ok(()) } else { Err(failures.1.clone()) }
-    }
+/// Succeeds where no device's thread has failed since a watch began.
+///
+/// # Errors
+/// The message of the last failure. Devices share their threads, so it may be another plan's: nobody's results
+/// can be trusted then.
+pub(super) fn check(watch: &Watch) -> Result<(), String> {
+    let failures = failures();
+    if failures.0 == watch.failures { Ok(()) } else { Err(failures.1.clone()) }
 }
 
 /// Calls into CubeCL where it may panic.
 ///
 /// # Errors
 /// The panic's message, that of the device's thread where it was the cause.
-pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    let mark = Mark::now();
+pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    let watch = watch(Duration::ZERO);
     let outer = GUARDED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(call));
     GUARDED.set(outer);
-    done.map_err(|payload| mark.check().err().unwrap_or_else(|| text(payload.as_ref())))
+    done.map_err(|payload| check(&watch).err().unwrap_or_else(|| text(payload.as_ref())))
 }
 
 struct Unpark(Thread);
@@ -132,7 +106,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for a device's answer, but not longer than its thread lives and than the mark has patience.
+/// Waits for a device's answer, but not longer than its thread lives and than the watch has patience.
 ///
 /// The future is polled on a thread of its own, since CUDA's blocks in `poll` until the device is done: for ever, where it hangs.
 ///
@@ -140,7 +114,7 @@ impl Wake for Unpark {
 /// The message of the device's failure; that it is lost where it does not answer.
 pub(super) fn wait<T: Send + 'static>(
     future: impl Future<Output = Result<T, ServerError>> + Send + 'static,
-    mark: &Mark,
+    watch: &Watch,
 ) -> Result<T, Fault> {
     let (answer, answered) = mpsc::sync_channel(1);
     let given_up = Arc::new(AtomicBool::new(false));
@@ -154,38 +128,35 @@ pub(super) fn wait<T: Send + 'static>(
     let begin = Instant::now();
     let outcome = loop {
         // Not beyond the patience, and a moment beyond it at last.
-        let left = mark.patience.saturating_sub(begin.elapsed()) + Duration::from_micros(1);
+        let left = watch.patience.saturating_sub(begin.elapsed()) + Duration::from_micros(1);
         match answered.recv_timeout(LOOK.min(left)) {
-            Ok(Ok(Some(answer))) => break answer.map_err(|e| Fault::of(&e)),
-            Ok(Ok(None)) => break Err(Fault::failed("the wait ended without an answer".into())),
+            Ok(Ok(Some(answer))) => break answer.map_err(|e| fault(&e)),
+            Ok(Ok(None)) => break Err(Fault::failed("the wait ended without an answer")),
             Ok(Err(panic)) => break Err(Fault::failed(panic)),
-            Err(RecvTimeoutError::Disconnected) => break Err(Fault::failed("the wait ended in a panic".into())),
+            Err(RecvTimeoutError::Disconnected) => break Err(Fault::failed("the wait ended in a panic")),
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if let Err(problem) = mark.check() {
+        if let Err(problem) = check(watch) {
             break Err(Fault::failed(problem));
         }
-        if begin.elapsed() > mark.patience {
-            let (waited, name) = (mark.patience.as_secs_f64(), TIMEOUT);
-            let problem =
-                format!("it has not answered for {waited:.0} s and seems to hang; {name}=SECONDS waits longer");
-            break Err(Fault { problem, lost: true });
+        if begin.elapsed() > watch.patience {
+            break Err(Fault::silent(watch));
         }
     };
     given_up.store(true, Ordering::Relaxed);
     // An answer may have come just before the device's thread failed.
-    outcome.and_then(|answer| mark.check().map(|()| answer).map_err(Fault::failed))
+    outcome.and_then(|answer| check(watch).map(|()| answer).map_err(Fault::failed))
 }
 
 /// The answer of a device that has nothing else to do, which it gives at once unless its thread fails.
 ///
 /// # Errors
 /// The message of the device's failure.
-pub(super) fn answer<T>(future: impl Future<Output = Result<T, ServerError>>, mark: &Mark) -> Result<T, Fault> {
-    let done = guarded(|| block_on(future, || mark.check().is_err())).map_err(Fault::failed)?;
-    mark.check().map_err(Fault::failed)?;
-    let done = done.ok_or_else(|| Fault::failed("a read ended without an answer".into()))?;
-    done.map_err(|e| Fault::of(&e))
+pub(super) fn answer<T>(future: impl Future<Output = Result<T, ServerError>>, watch: &Watch) -> Result<T, Fault> {
+    let done = guarded(|| block_on(future, || check(watch).is_err())).map_err(Fault::failed)?;
+    check(watch).map_err(Fault::failed)?;
+    let done = done.ok_or_else(|| Fault::failed("a read ended without an answer"))?;
+    done.map_err(|e| fault(&e))
 }
 
 /// Polls a future until it is done, or there is a reason to stop.
@@ -202,28 +173,12 @@ fn block_on<T>(future: impl Future<Output = T>, stop: impl Fn() -> bool) -> Opti
     }
 }
 
-/// What a device reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    /// One line.
-    pub problem: String,
-    /// Whether nothing will ever run on the device again.
-    pub lost: bool,
-}
-
-impl Fault {
-    /// A failure that leaves the device usable.
-    pub(super) fn failed(problem: String) -> Self {
-        Self { problem, lost: false }
-    }
-
-    /// CubeCL's error, which is many lines and a backtrace, as one line: the root of it.
-    pub(super) fn of(error: &ServerError) -> Self {
-        match error {
-            ServerError::Unwritten { root, .. } => Self::of(root),
-            ServerError::Several { errors, .. } if !errors.is_empty() => Self::of(&errors[0]),
-            other => Self { problem: told(&other.to_string()), lost: other.is_device_poisoned() },
-        }
+/// CubeCL's error, which is many lines and a backtrace, as one line: the root of it.
+pub(super) fn fault(error: &ServerError) -> Fault {
+    match error {
+        ServerError::Unwritten { root, .. } => fault(root),
+        ServerError::Several { errors, .. } if !errors.is_empty() => fault(&errors[0]),
+        other => Fault { problem: told(&other.to_string()), lost: other.is_device_poisoned() },
     }
 }
 
@@ -264,28 +219,25 @@ mod tests {
     #[test]
     fn a_panic_on_a_device_thread_is_noted() {
         let _alone = alone();
-        let mark = Mark::now();
-        assert_eq!(mark.check(), Ok(()));
+        let watch = watch(Duration::ZERO);
+        assert_eq!(check(&watch), Ok(()));
         let thread = std::thread::Builder::new().name("DSD-3-0".into());
         let joined = thread.spawn(|| panic!("unsupported type")).map(std::thread::JoinHandle::join);
         assert!(joined.is_ok_and(|j| j.is_err()));
-        assert_eq!(mark.check(), Err("unsupported type".into()));
-        assert_eq!(Mark::now().check(), Ok(()));
-        let waiting = wait(std::future::pending::<Result<(), ServerError>>(), &mark);
-        assert_eq!(waiting, Err(Fault::failed("unsupported type".into())));
+        assert_eq!(check(&watch), Err("unsupported type".into()));
+        assert_eq!(check(&super::watch(Duration::ZERO)), Ok(()));
+        let waiting = wait(std::future::pending::<Result<(), ServerError>>(), &watch);
+        assert_eq!(waiting, Err(Fault::failed("unsupported type")));
     }
 
     #[test]
     fn a_device_that_does_not_answer_is_lost() {
         let _alone = alone();
-        let mark = Mark { patience: Duration::from_millis(250), ..Mark::now() };
+        let watch = Watch { patience: Duration::from_millis(250), ..watch(Duration::ZERO) };
         let begin = Instant::now();
-        let fault = wait(std::future::pending::<Result<(), ServerError>>(), &mark).unwrap_err();
+        let fault = wait(std::future::pending::<Result<(), ServerError>>(), &watch).unwrap_err();
         assert!(fault.lost && fault.problem.contains("has not answered for 0 s and seems to hang"), "{fault:?}");
         assert!((0.25..20.0).contains(&begin.elapsed().as_secs_f64()));
-        // An hour of work is an hour more.
-        assert_eq!(Mark::before(Duration::from_secs(3600)).patience, Duration::from_secs(3720));
-        assert_eq!(Mark::before(Duration::MAX).patience, Duration::MAX);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use ccl_ir::ops::Cast;
 use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 
-use super::GpuBackend;
 use super::watch::alone;
 use crate::backend::{Backend, Instance};
 use crate::error::RuntimeError;
+use crate::gpu::GpuBackend;
 use crate::host::HostTensor;
 use crate::weights::WeightStore;
 
@@ -80,13 +80,13 @@ fn message<T>(result: Result<T, RuntimeError>) -> String {
 fn a_kernel_that_the_device_cannot_compile_is_an_error_and_no_garbage() -> Result<(), RuntimeError> {
     let _alone = alone();
     let Some(mut backend) = backend() else { return Ok(()) };
-    if backend.device.target.halves.contains(&DType::Bf16) {
+    if backend.target().is_some_and(|t| t.halves.contains(&DType::Bf16)) {
         return Ok(());
     }
     let refused = message(instance(&backend, plan(DType::Bf16, 4)));
     assert!(refused.contains("step: cast at `cast.0`") && refused.contains("bf16"), "{refused}");
     // A device that claims more than it can: CubeCL's thread panics on the kernel and a read would return Ok.
-    backend.device.target.halves.push(DType::Bf16);
+    backend.target_mut().halves.push(DType::Bf16);
     let mut lying = instance(&backend, plan(DType::Bf16, 4))?;
     lying.write(0, &HostTensor::f32([4], vec![1.0; 4]))?;
     let failed = message(lying.run(Binding::Step));
@@ -105,12 +105,12 @@ fn buffers_beyond_the_limit_are_refused_or_parted() -> Result<(), RuntimeError> 
     let Some(mut backend) = backend() else { return Ok(()) };
     let n = 1000;
     let x = HostTensor::f32([n], (0..n).map(|i| i as f32).collect());
-    backend.device.target.max_buffer_bytes = 4000;
+    backend.target_mut().max_buffer_bytes = 4000;
     let mut parted = instance(&backend, plan(DType::F32, n))?;
     parted.write(0, &x)?;
     parted.run(Binding::Step)?;
     assert_eq!(parted.read(0)?, x);
-    backend.device.target.max_buffer_bytes = 3999;
+    backend.target_mut().max_buffer_bytes = 3999;
     let refused = message(instance(&backend, plan(DType::F32, n)));
     assert!(refused.contains("4.0 kB in one piece") && refused.contains("smaller clip"), "{refused}");
     Ok(())
@@ -120,7 +120,7 @@ fn buffers_beyond_the_limit_are_refused_or_parted() -> Result<(), RuntimeError> 
 fn odd_numbers_of_halves_are_copied_whole() -> Result<(), RuntimeError> {
     let _alone = alone();
     let Some(backend) = backend() else { return Ok(()) };
-    if !backend.device.target.halves.contains(&DType::F16) {
+    if !backend.target().is_some_and(|t| t.halves.contains(&DType::F16)) {
         return Ok(());
     }
     let mut plan = (*plan(DType::F16, 3)).clone();

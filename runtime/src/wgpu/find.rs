@@ -1,51 +1,23 @@
-//! Which GPUs are there.
+//! Which adapters of wgpu are there.
 //!
 //! Looking opens nothing and never fails: a machine without drivers has no devices, and says why. Opening a device
 //! may fail, for instance where a driver is too old.
 
-use ccl_codegen::gpu::{Language, Target, Tiles};
+use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::DType;
 use cubecl::client::Client;
-use cubecl::device::{CudaDevice, WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use cubecl::device::{WgpuBackend, WgpuDevice, WgpuDeviceKind};
 use cubecl::ir::{DeviceProperties, ElemType, FloatKind, features::TypeUsage};
 
 use super::watch::guarded;
 use crate::device::{DeviceInfo, MemoryInfo, host_memory};
 use crate::error::{RuntimeError, one_line};
+use crate::gpu::engine::{Api, Facts};
 
-/// Shared memory that a CUDA kernel may declare; more has to be asked for at each launch.
-const CUDA_SHARED: usize = 48 * 1024;
 /// Independent cubes that keep one multiprocessor busy.
 const CUBES_PER_MULTIPROCESSOR: usize = 4;
 /// Independent cubes for a software adapter: some for each core of a usual machine.
 const SOFTWARE_PARALLELISM: usize = 8;
-
-/// Which of CubeCL's runtimes drives a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Api {
-    Cuda,
-    Wgpu,
-}
-
-impl Api {
-    /// Name as on the command line.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Cuda => "cuda",
-            Self::Wgpu => "wgpu",
-        }
-    }
-
-    /// Why there may be no device, and what to do.
-    pub(super) fn absent(self) -> &'static str {
-        match self {
-            Self::Cuda => "no NVIDIA GPU with a driver (libcuda) was found",
-            Self::Wgpu => {
-                "no adapter with a Vulkan, Metal or DirectX 12 driver was found (a software one: mesa-vulkan-drivers)"
-            }
-        }
-    }
-}
 
 /// Kinds of wgpu adapters, best first, with their names.
 const KINDS: [(WgpuDeviceKind, &str); 5] = [
@@ -58,51 +30,41 @@ const KINDS: [(WgpuDeviceKind, &str); 5] = [
 
 /// A device that is there, not yet opened.
 #[derive(Clone, Debug)]
-pub(super) struct Adapter {
-    device: cubecl::Device,
-    pub api: Api,
+pub(crate) struct Adapter {
+    device: WgpuDevice,
     /// `discrete gpu`, `software adapter`, ...
     pub kind: &'static str,
 }
 
 impl Adapter {
     /// Whether the adapter only imitates a GPU on the processor.
-    pub(super) fn is_software(&self) -> bool {
-        matches!(&self.device, cubecl::Device::Wgpu(d) if d.kind == WgpuDeviceKind::Cpu)
+    pub(crate) fn is_software(&self) -> bool {
+        self.device.kind == WgpuDeviceKind::Cpu
     }
 
     fn of(device: cubecl::Device) -> Option<Self> {
-        let (api, kind) = match &device {
-            cubecl::Device::Cuda(_) => (Api::Cuda, "gpu"),
-            cubecl::Device::Wgpu(wgpu) => {
-                let same = |kind: &WgpuDeviceKind| std::mem::discriminant(kind) == std::mem::discriminant(&wgpu.kind);
-                (Api::Wgpu, KINDS.iter().find(|(kind, _)| same(kind))?.1)
-            }
-            _ => return None,
-        };
-        Some(Self { device, api, kind })
+        let cubecl::Device::Wgpu(device) = device else { return None };
+        let same = |kind: &WgpuDeviceKind| std::mem::discriminant(kind) == std::mem::discriminant(&device.kind);
+        let kind = KINDS.iter().find(|(kind, _)| same(kind))?.1;
+        Some(Self { device, kind })
     }
 }
 
-/// The devices of an API on this machine: discrete GPUs before others and software last.
-pub(super) fn adapters(api: Api) -> Vec<Adapter> {
+/// The devices of this machine: discrete GPUs before others and software last.
+pub(crate) fn adapters() -> Vec<Adapter> {
     silence_layers();
-    let found: Vec<cubecl::Device> = match api {
-        Api::Cuda => like(&cubecl::Device::Cuda(CudaDevice::new(0))),
-        Api::Wgpu => [WgpuBackend::Vulkan, WgpuBackend::Metal, WgpuBackend::Dx12]
-            .into_iter()
-            // OpenGL is left out: any GPU that is made for computing has one of these.
-            .filter(|&on| !like(&wgpu(WgpuDeviceKind::DefaultDevice, on)).is_empty())
-            .flat_map(|on| KINDS.iter().flat_map(move |(kind, _)| like(&wgpu(kind.clone(), on))))
-            .collect(),
-    };
-    found.into_iter().filter_map(Adapter::of).collect()
+    let found = [WgpuBackend::Vulkan, WgpuBackend::Metal, WgpuBackend::Dx12]
+        .into_iter()
+        // OpenGL is left out: any GPU that is made for computing has one of these.
+        .filter(|&on| !like(&wgpu(WgpuDeviceKind::DefaultDevice, on)).is_empty())
+        .flat_map(|on| KINDS.iter().flat_map(move |(kind, _)| like(&wgpu(kind.clone(), on))));
+    found.filter_map(Adapter::of).collect()
 }
 
 /// Whether a hardware adapter of wgpu is possible. Loading Vulkan takes a while, and some of its layers write to
 /// standard error where there is no display; on Linux a GPU has a device file, so a machine without one need not be
 /// asked.
-pub(super) fn may_have_hardware() -> bool {
+pub(crate) fn may_have_hardware() -> bool {
     if !cfg!(target_os = "linux") {
         return true;
     }
@@ -141,63 +103,39 @@ fn like(device: &cubecl::Device) -> Vec<cubecl::Device> {
     })
 }
 
-/// A device that is ready.
-#[derive(Clone)]
-pub(super) struct Device {
-    /// CubeCL's name of it.
-    pub id: cubecl::Device,
-    pub client: Client,
-    pub api: Api,
-    pub software: bool,
-    pub target: Target,
-    pub info: DeviceInfo,
-}
-
-impl Device {
-    /// Opens a device.
-    ///
-    /// # Errors
-    /// When its driver refuses.
-    pub(super) fn open(adapter: &Adapter) -> Result<Self, RuntimeError> {
-        let client = guarded(|| adapter.device.client()).map_err(|problem| RuntimeError::Backend {
-            backend: adapter.api.name(),
-            problem: format!("the device ({}) cannot be opened: {problem}", adapter.kind),
-        })?;
-        let software = adapter.is_software();
-        let target = target(client.properties(), adapter.api, software);
-        let info = info(client.properties(), adapter, &target);
-        Ok(Self { id: adapter.device.clone(), client, api: adapter.api, software, target, info })
-    }
+/// Opens a device.
+///
+/// # Errors
+/// When its driver refuses.
+pub(super) fn open(adapter: &Adapter) -> Result<(cubecl::Device, Client, Facts), RuntimeError> {
+    let device = cubecl::Device::Wgpu(adapter.device.clone());
+    let client = guarded(|| device.client()).map_err(|problem| RuntimeError::Backend {
+        backend: Api::Wgpu.name(),
+        problem: format!("the device ({}) cannot be opened: {problem}", adapter.kind),
+    })?;
+    let software = adapter.is_software();
+    let target = target(client.properties(), software);
+    let info = info(client.properties(), adapter, &target);
+    Ok((device, client, Facts { api: Api::Wgpu, software, target, info }))
 }
 
 /// What kernels are lowered for on this device.
-fn target(properties: &DeviceProperties, api: Api, software: bool) -> Target {
+fn target(properties: &DeviceProperties, software: bool) -> Target {
     let hardware = &properties.hardware;
     let (x, y, z) = hardware.max_cube_count;
     let multiprocessors = hardware.num_streaming_multiprocessors.map_or(0, |n| n as usize);
-    let usual = match api {
-        Api::Cuda => Target::cuda("cuda", capability(&properties.identity.fingerprint)),
-        Api::Wgpu => Target::wgpu(),
-    };
+    let usual = Target::wgpu();
     let parallelism = match (software, multiprocessors) {
         (true, _) => SOFTWARE_PARALLELISM,
         (false, 0) => usual.parallelism,
         (false, n) => n * CUBES_PER_MULTIPROCESSOR,
     };
-    let shared = match api {
-        Api::Cuda => hardware.max_shared_memory_size.min(CUDA_SHARED),
-        Api::Wgpu => hardware.max_shared_memory_size,
-    };
     Target {
         max_cubes: [x, y, z],
         max_units: hardware.max_units_per_cube,
-        shared_bytes: u32::try_from(shared).unwrap_or(u32::MAX),
+        shared_bytes: u32::try_from(hardware.max_shared_memory_size).unwrap_or(u32::MAX),
         max_buffers: hardware.max_bindings,
-        max_buffer_bytes: match api {
-            // Buffers that are allocated by themselves may take the whole device; only pools have pages.
-            Api::Cuda => properties.memory.max_memory().unwrap_or(properties.memory.max_page_size),
-            Api::Wgpu => properties.memory.max_page_size,
-        },
+        max_buffer_bytes: properties.memory.max_page_size,
         halves: halves(properties),
         parallelism,
         tiles: if software { Tiles::Small } else { Tiles::Large },
@@ -215,12 +153,6 @@ fn halves(properties: &DeviceProperties) -> Vec<DType> {
         .collect()
 }
 
-/// The compute capability in CubeCL's name for what it compiles for, e.g. `ptx_sm90`; the oldest that CUDA 13 has
-/// where there is none.
-fn capability(fingerprint: &str) -> u32 {
-    fingerprint.rsplit_once("sm").and_then(|(_, digits)| digits.parse().ok()).unwrap_or(75)
-}
-
 fn info(properties: &DeviceProperties, adapter: &Adapter, target: &Target) -> DeviceInfo {
     let hardware = &properties.hardware;
     let mut limits = vec![
@@ -235,12 +167,9 @@ fn info(properties: &DeviceProperties, adapter: &Adapter, target: &Target) -> De
     if let Some(n) = hardware.num_streaming_multiprocessors {
         limits.push(("multiprocessors", n.into()));
     }
-    if let Language::Cuda(n) = target.language {
-        limits.push(("compute capability times 10", n.into()));
-    }
     let element_types = [DType::F32].into_iter().chain(target.halves.iter().copied()).chain([DType::I32]).collect();
     DeviceInfo {
-        backend: adapter.api.name().into(),
+        backend: Api::Wgpu.name().into(),
         name: one_line(&properties.identity.name),
         kind: adapter.kind.into(),
         threads: None,
@@ -260,15 +189,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read_off_names() {
-        for (name, want) in [("ptx_sm90", 90), ("ptx_sm100", 100), ("hip", 75), ("", 75)] {
-            assert_eq!(capability(name), want, "{name}");
-        }
-    }
-
-    #[test]
     fn adapters_come_best_first() {
-        let found = adapters(Api::Wgpu);
+        let found = adapters();
         assert!(found.iter().map(Adapter::is_software).is_sorted(), "{found:?}");
         assert!(may_have_hardware() || found.iter().all(Adapter::is_software), "{found:?}");
     }

@@ -1,0 +1,178 @@
+//! Vulkan, Metal and DirectX 12, through wgpu and CubeCL's client.
+//!
+//! A device's work runs on a thread of CubeCL's own, where what goes wrong is easily lost: see [`watch`].
+
+pub(crate) mod find;
+#[cfg(test)]
+mod tests;
+pub(crate) mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
+use ccl_ir::Plan;
+use cubecl::bytes::Bytes;
+use cubecl::client::Client;
+use cubecl::prelude::BufferArg;
+use cubecl::server::Handle;
+
+use crate::error::RuntimeError;
+use crate::gpu::engine::{Bound, Engine, Facts, Step, Steps};
+use crate::gpu::fault::{Fault, Watch};
+use crate::gpu::instance::failed;
+use crate::gpu::residency::Residency;
+use crate::weights::WeightSource;
+use find::Adapter;
+use watch::{answer, check, guarded, wait};
+
+/// Most bytes of one upload: the driver copies them once more before they reach the device. Tests take several.
+const UPLOAD: usize = if cfg!(test) { 512 } else { 64 << 20 };
+/// Uploads under way, in bytes, before the device is waited for.
+const UNDER_WAY: u64 = 4 * UPLOAD as u64;
+/// What wgpu wants of the first byte and the length of a copy.
+const COPY_ALIGNMENT: u64 = 4;
+
+/// An adapter of wgpu that is ready.
+#[derive(Clone)]
+pub(crate) struct WgpuEngine {
+    /// CubeCL's name of it.
+    id: cubecl::Device,
+    client: Client,
+    /// Bytes of uploads since the device was last waited for.
+    under_way: Arc<AtomicU64>,
+    pub facts: Facts,
+}
+
+impl WgpuEngine {
+    /// Opens an adapter.
+    ///
+    /// # Errors
+    /// When its driver refuses.
+    pub(crate) fn open(adapter: &Adapter) -> Result<Self, RuntimeError> {
+        find::open(adapter).map(|(id, client, facts)| Self { id, client, under_way: Arc::default(), facts })
+    }
+}
+
+impl Engine for WgpuEngine {
+    type Span = Handle;
+    type Bytes = Bytes;
+    type Lowered = Steps<Launch>;
+    type Launch = Launch;
+    type Graph = ();
+    type Tick = Instant;
+    type Flow = ();
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn same_device(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    fn watch(&self, work: Duration) -> Watch {
+        watch::watch(work)
+    }
+
+    fn lower(&self, plan: &Plan) -> Result<Self::Lowered, RuntimeError> {
+        let mut steps = Steps::new();
+        for (&entry, calls) in &plan.entries {
+            let calls = calls.iter().map(|call| match lower_in(plan, call, &self.facts.target) {
+                Ok(Lowered::Host) => Ok(Step::Host),
+                Ok(Lowered::Device(launches)) => Ok(Step::Device(launches)),
+                Err(e) => Err(failed(entry, call, e.problem)),
+            });
+            steps.insert(entry, calls.collect::<Result<_, _>>()?);
+        }
+        Ok(steps)
+    }
+
+    /// CubeCL compiles a kernel when it is launched for the first time.
+    fn ready(&self, _: &Plan, lowered: Self::Lowered) -> Result<Steps<Launch>, RuntimeError> {
+        Ok(lowered)
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Handle, Fault> {
+        let bytes = bytes.max(1).next_multiple_of(COPY_ALIGNMENT) as usize;
+        let empty = || self.client.memory_dedicated_allocation((), |()| self.client.empty(bytes));
+        guarded(empty).map_err(Fault::failed)
+    }
+
+    fn part(whole: &Handle, start: u64, bytes: u64) -> Handle {
+        let rest = whole.size_in_used().saturating_sub(start + bytes);
+        whole.clone().offset_start(start).offset_end(rest)
+    }
+
+    fn bytes(span: &Handle) -> u64 {
+        span.size_in_used()
+    }
+
+    fn upload(&self, to: &Handle, bytes: &[u8], watch: &Watch) -> Result<(), Fault> {
+        for (i, chunk) in bytes.chunks(UPLOAD).enumerate() {
+            let to = Self::part(to, (i * UPLOAD) as u64, chunk.len() as u64);
+            let data = Bytes::from_bytes_vec(chunk.to_vec());
+            guarded(|| self.client.write(&to, data)).map_err(Fault::failed)?;
+            let under_way = self.under_way.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            if under_way >= UNDER_WAY {
+                self.settle(&[to], watch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn download(&self, from: &Handle, watch: &Watch) -> Result<Bytes, Fault> {
+        let want = from.size_in_used() as usize;
+        // First the work that writes it: only that can keep the device.
+        self.settle(std::slice::from_ref(from), watch)?;
+        let read = guarded(|| self.client.read_async(vec![from.clone()])).map_err(Fault::failed)?;
+        let read = answer(read, watch)?.pop().filter(|b| b.len() == want);
+        read.ok_or_else(|| Fault::failed("a read returned another number of bytes than asked for"))
+    }
+
+    /// Waits for the device, and then asks whether all work that should have written did.
+    fn settle(&self, written: &[Handle], watch: &Watch) -> Result<(), Fault> {
+        self.under_way.store(0, Ordering::Relaxed);
+        let answer = guarded(|| self.client.sync_buffers(written)).map_err(Fault::failed)?;
+        wait(answer, watch)?;
+        check(watch).map_err(Fault::failed)
+    }
+
+    unsafe fn launch(&self, launch: &Launch, buffer: &dyn Fn(Ref) -> Bound<Handle>) -> Result<(), Fault> {
+        let buffer = |r: Ref| {
+            let Bound { span, elements } = buffer(r);
+            // SAFETY: the caller's promise.
+            unsafe { BufferArg::from_raw_parts(span, elements as usize) }
+        };
+        // SAFETY: the caller's promise.
+        guarded(|| unsafe { run::launch(&self.client, launch, &buffer) }).map_err(Fault::failed)
+    }
+
+    fn check(&self, outputs: Vec<Handle>, watch: &Watch) -> Result<(), Fault> {
+        let outputs = outputs.iter().collect::<Vec<_>>();
+        guarded(|| self.client.check(outputs)).map_err(Fault::failed)?.map_err(|e| watch::fault(&e))?;
+        check(watch).map_err(Fault::failed)
+    }
+
+    /// CubeCL's own clocks stop one kernel at a time, and some adapters have none; the host's agrees with them once the device has nothing to do.
+    fn tick(&self, written: &[Handle], watch: &Watch) -> Result<Instant, Fault> {
+        self.settle(written, watch)?;
+        Ok(Instant::now())
+    }
+
+    fn seconds(&self, from: &Instant, to: &Instant) -> Result<f64, Fault> {
+        Ok((*to - *from).as_secs_f64())
+    }
+
+    fn flow(&self, _: &Plan, _: &Residency, _: &[Handle], _: &dyn WeightSource) -> Result<(), RuntimeError> {
+        let problem = "wgpu keeps all weights on the device".to_owned();
+        Err(RuntimeError::Backend { backend: self.facts.api.name(), problem })
+    }
+
+    fn give_back(&self) {
+        if let Err(problem) = guarded(|| self.client.memory_cleanup()) {
+            tracing::debug!("memory was not returned to the device: {problem}");
+        }
+    }
+}
