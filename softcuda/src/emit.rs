@@ -14,7 +14,8 @@ pub(crate) enum Arg {
     Not(String),
     Pair(Box<Arg>, Box<Arg>),
     Vector(Vec<Arg>),
-    Memory(Box<Arg>, i64, Vec<Arg>),
+    /// Base, offset, and what else stands between the brackets (coordinates of bulk copies).
+    Memory(Box<Arg>, i64, #[allow(dead_code)] Vec<Arg>),
     Paren(Vec<Arg>),
 }
 

@@ -19,6 +19,7 @@ mod module;
 mod op;
 mod parse;
 mod stats;
+mod tensor_map;
 
 pub use error::{Error, FaultKind};
 pub use memory::Memory;

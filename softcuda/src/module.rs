@@ -61,6 +61,11 @@ impl Module {
         self.kernel(name).map(|k| k.max_threads.map_or(1024, |t| t.iter().product()))
     }
 
+    /// Names, begins and ends of the module's variables.
+    pub(crate) fn ranges(&self) -> &[(String, u64, u64)] {
+        &self.symbols.ranges
+    }
+
     pub(crate) fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.iter().find(|k| k.name == name)
     }
@@ -111,6 +116,7 @@ impl Module {
         let mut ranges = memory.ranges();
         ranges.extend(self.symbols.ranges.iter().map(|(_, begin, end)| (*begin, *end)));
         ranges.sort_unstable();
+        ranges.dedup();
         exec::run(kernel, grid, &params, &ranges).map_err(|at| Error::Fault {
             kind: at.fault.kind,
             kernel: name.to_string(),

@@ -272,15 +272,6 @@ pub(crate) enum Shape {
     M8N32K16,
 }
 
-/// Which fragment `wmma.load` fills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) enum Frag {
-    A,
-    B,
-    C,
-}
-
 /// What one instruction does.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -498,8 +489,6 @@ pub(crate) enum Op {
     },
     Mma(Box<Mma>),
     WmmaLoad {
-        frag: Frag,
-        shape: Shape,
         row: bool,
         ty: Ty,
         space: Space,
@@ -508,7 +497,6 @@ pub(crate) enum Op {
         stride: Row,
     },
     WmmaStore {
-        shape: Shape,
         row: bool,
         ty: Ty,
         space: Space,

@@ -30,7 +30,6 @@ pub(crate) struct Param {
 #[derive(Clone, Debug)]
 pub(crate) struct Function {
     pub name: String,
-    pub entry: bool,
     pub returns: Vec<Param>,
     pub params: Vec<Param>,
     /// Index of the token after the opening brace; `None` for a declaration.
@@ -279,7 +278,6 @@ fn function(at: &mut Cursor, entry: bool, symbols: &mut Symbols) -> Result<(), S
     let name = at.word()?.to_string();
     let mut f = Function {
         name: name.clone(),
-        entry,
         returns,
         params: params(at)?,
         body: None,

@@ -3,7 +3,7 @@
 use super::alu::access_class;
 use super::{Decoded, Mods, count};
 use crate::emit::{Arg, Emit};
-use crate::op::{Atomic, Class, Frag, Mma, NONE, Op, SINK, Shape, Shfl, Space, Ty, Vote, ZERO};
+use crate::op::{Atomic, Class, Mma, NONE, Op, SINK, Shape, Shfl, Space, Ty, Vote, ZERO};
 
 const SHAPES: [(&str, Shape); 7] = [
     ("m16n8k4", Shape::M16N8K4),
@@ -201,29 +201,28 @@ impl Emit<'_> {
         if !load && !mods.has("store") {
             return Err("this wmma instruction isn't known".into());
         }
-        let frag = mods
-            .pick(&[("a", Frag::A), ("b", Frag::B), ("c", Frag::C), ("d", Frag::C)])
-            .ok_or("wmma without a fragment")?;
+        if mods.pick(&[("a", ()), ("b", ()), ("c", ()), ("d", ())]).is_none() {
+            return Err("wmma without a fragment".into());
+        }
         if args.len() < 2 {
             count(args, 3)?;
         }
         let (registers, place) = if load { (&args[0], &args[1]) } else { (&args[1], &args[0]) };
         let (addr, space) = self.place(space, place)?;
-        let default = match (shape, frag, row) {
-            (Shape::M16N16K16, _, _) => 16,
-            _ => return Err("only m16n16k16 is supported".into()),
-        };
+        if shape != Shape::M16N16K16 {
+            return Err("only m16n16k16 is supported".into());
+        }
         let stride = match args.get(2) {
             Some(arg) => self.value(arg)?,
-            None => self.constant(default),
+            None => self.constant(16),
         };
         let class = access_class(if space == Space::Generic { Space::Global } else { space });
         if load {
             let d = self.dests(registers)?;
-            Ok((Op::WmmaLoad { frag, shape, row, ty, space, d, addr, stride }, class))
+            Ok((Op::WmmaLoad { row, ty, space, d, addr, stride }, class))
         } else {
             let a = self.sources(registers, None)?;
-            Ok((Op::WmmaStore { shape, row, ty, space, a, addr, stride }, class))
+            Ok((Op::WmmaStore { row, ty, space, a, addr, stride }, class))
         }
     }
 }
