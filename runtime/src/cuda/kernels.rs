@@ -194,6 +194,21 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
     Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments })
 }
 
+/// Stack of a thread that compiles: the compiler recurses deeper than the usual two megabytes.
+const STACK: usize = 64 << 20;
+
+/// Compiles texts side by side.
+fn compile_all(
+    nvrtc: &Nvrtc,
+    cache: &Cache,
+    texts: &[&str],
+    architecture: &str,
+) -> Result<Vec<Result<Code, String>>, String> {
+    let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK).build();
+    let pool = pool.map_err(|e| format!("no threads to compile kernels with: {e}"))?;
+    Ok(pool.install(|| texts.par_iter().map(|text| compile(nvrtc, cache, text, architecture)).collect()))
+}
+
 /// Compiles a text, or finds it in the cache.
 fn compile(nvrtc: &Nvrtc, cache: &Cache, text: &str, architecture: &str) -> Result<Code, String> {
     let key = key(text, architecture, nvrtc.version());
@@ -229,12 +244,11 @@ fn refuse(plan: &Plan, emitted: &Emitted, kernel: usize, problem: &str) -> Runti
 pub fn add_code(emitted: &mut Emitted) -> Result<(), String> {
     let Some(architecture) = Target::from_name(&emitted.target).and_then(|t| t.architecture()) else { return Ok(()) };
     let (nvrtc, cache) = (Nvrtc::get()?, Cache::of_user());
-    let codes: Vec<Result<Code, String>> = emitted
-        .kernels
-        .par_iter()
-        .map(|k| compile(nvrtc, &cache, &k.text, &architecture).map_err(|log| format!("kernel {}: {log}", k.name)))
-        .collect();
-    let codes = codes.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let texts: Vec<&str> = emitted.kernels.iter().map(|k| k.text.as_str()).collect();
+    let codes = compile_all(nvrtc, &cache, &texts, &architecture)?;
+    let named = codes.into_iter().zip(&emitted.kernels);
+    let codes = named.map(|(code, k)| code.map_err(|log| format!("kernel {} does not compile: {log}", k.name)));
+    let codes = codes.collect::<Result<Vec<_>, _>>()?;
     for (kernel, code) in emitted.kernels.iter_mut().zip(codes) {
         kernel.code = Some(code);
     }

@@ -114,17 +114,24 @@ impl Residency {
         let largest = uses.units().iter().map(|unit| uses.sum(unit)).max().unwrap_or(0);
         let usual = largest.max(total / SHARE);
         let tries = [(SLOTS, usual), (SLOTS, largest), (2, largest), (1, largest)];
-        let mut least = u64::MAX;
-        for (slots, group) in tries {
-            match Self::fill(uses, room, slots, group) {
-                Ok(residency) => return Ok(residency),
-                Err(needed) => least = least.min(needed),
+        if let Some(found) = tries.into_iter().find_map(|(slots, group)| Self::fill(uses, room, slots, group).ok()) {
+            return Ok(found);
+        }
+        // What must stay depends on what else does; the least that does is known to do.
+        let mut least = largest;
+        loop {
+            match Self::fill(uses, least, 1, largest) {
+                Ok(found) if least <= room => return Ok(found),
+                Ok(_) => return Err(least),
+                Err(needed) => least = needed,
             }
         }
-        Err(least)
     }
 
     /// Tries a number of slots and a size of groups.
+    ///
+    /// # Errors
+    /// A larger number of bytes that might do.
     fn fill(uses: &Uses, room: u64, slots: usize, group: u64) -> Result<Self, u64> {
         // Weights that must stay, because a call reads them together with others for which there is but one slot.
         let mut pinned: BTreeSet<usize> = BTreeSet::new();
@@ -146,6 +153,9 @@ impl Residency {
         let (mut kept, mut full) = (0, false);
         for unit in uses.units() {
             let unit: Vec<usize> = unit.into_iter().filter(|w| !pinned.contains(w)).collect();
+            if unit.is_empty() {
+                continue;
+            }
             let bytes = uses.sum(&unit);
             full |= kept + bytes > room;
             if !full {
