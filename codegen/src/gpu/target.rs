@@ -3,6 +3,11 @@
 use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
+use super::tensor::tiles::Choices;
+
+/// Independent cubes that keep one multiprocessor busy.
+pub const CUBES_PER_MULTIPROCESSOR: usize = 4;
+
 /// Limits and tiles of a target. Kernels for a device at hand and kernels for a plan file are lowered by the same description.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -26,6 +31,8 @@ pub struct Target {
     pub parallelism: usize,
     /// Sizes of tiles.
     pub tiles: Tiles,
+    /// Tiles that were chosen by measuring.
+    pub choices: Choices,
 }
 
 /// The language of a target's kernels.
@@ -48,7 +55,26 @@ pub enum Tiles {
     Large,
 }
 
+/// Instructions that multiply matrices of half precision numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TensorCores {
+    /// `mma.sync`: a warp, fragments in registers. From compute capability 8.0 on.
+    Mma,
+    /// `wgmma`: four warps, tiles in shared memory. Compute capability 9.0 alone.
+    Wgmma,
+}
+
 impl Target {
+    /// The instructions for matrices, the best last; none on most targets.
+    pub fn tensor_cores(&self) -> &'static [TensorCores] {
+        match self.language {
+            Language::Cuda(90) => &[TensorCores::Mma, TensorCores::Wgmma],
+            Language::Cuda(80..) => &[TensorCores::Mma],
+            _ => &[],
+        }
+    }
+
     /// A GPU behind wgpu with the limits that WebGPU guarantees nearly everywhere.
     pub fn wgpu() -> Self {
         Self {
@@ -62,6 +88,7 @@ impl Target {
             halves: vec![DType::F16],
             parallelism: 512,
             tiles: Tiles::Large,
+            choices: Choices::default(),
         }
     }
 
@@ -72,13 +99,19 @@ impl Target {
             language: Language::Cuda(capability),
             max_cubes: [i32::MAX as u32, 65535, 65535],
             max_units: 1024,
-            shared_bytes: 48 * 1024,
+            shared_bytes: shared_bytes(capability),
             max_buffers: 1024,
             max_buffer_bytes: 1 << 40,
             halves: vec![DType::F16, DType::Bf16],
             parallelism: 528,
             tiles: Tiles::Large,
+            choices: Choices::default(),
         }
+    }
+
+    /// Multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        (self.parallelism / CUBES_PER_MULTIPROCESSOR).max(1)
     }
 
     /// The target with this name on the command line; `None` where it is none of ours.
@@ -93,5 +126,18 @@ impl Target {
                 (70..=121).contains(&n).then(|| Self::cuda(name, n))
             }
         }
+    }
+}
+
+/// Shared memory that a cube may ask for on an NVIDIA GPU, in bytes (CUDA C++ Programming Guide, technical specifications per compute
+/// capability).
+fn shared_bytes(capability: u32) -> u32 {
+    1024 * match capability {
+        90 | 100..=110 => 227,
+        80 | 87 => 163,
+        86 | 89 | 120.. => 99,
+        75 => 64,
+        70 | 72 => 96,
+        _ => 48,
     }
 }
