@@ -1,0 +1,628 @@
+//! Bodies of kernels: scopes, registers, labels and calls. Calls are inlined, so that the executor needs no stack.
+
+use std::collections::HashMap;
+
+use crate::lex::{Spanned, Token, float, integer};
+use crate::op::{Addr, Class, Inst, Kernel, NONE, Op, Row, SINK, Special, Ty, ZERO};
+use crate::parse::{Cursor, Function, GlobalVar, Symbols, declared};
+
+/// An operand as it is written.
+#[derive(Clone, Debug)]
+pub(crate) enum Arg {
+    Word(String),
+    Negative(String),
+    Not(String),
+    Pair(Box<Arg>, Box<Arg>),
+    Vector(Vec<Arg>),
+    /// Base, offset, and what else stands between the brackets (coordinates of bulk copies).
+    Memory(Box<Arg>, i64, #[allow(dead_code)] Vec<Arg>),
+    Paren(Vec<Arg>),
+}
+
+/// A variable that is declared in a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Var {
+    Shared(u32),
+    Local(u32),
+    Param(u32),
+}
+
+#[derive(Default)]
+struct Scope {
+    id: u32,
+    regs: HashMap<String, (Row, Ty)>,
+    vars: HashMap<String, Var>,
+}
+
+struct Fixup {
+    inst: usize,
+    slot: usize,
+    label: String,
+    path: Vec<u32>,
+    line: u32,
+}
+
+/// State while a kernel is decoded.
+pub(crate) struct Emit<'a> {
+    symbols: &'a Symbols,
+    tokens: &'a [Spanned],
+    code: Vec<Inst>,
+    rows: u32,
+    consts: HashMap<u64, Row>,
+    specials: Vec<(Row, Special)>,
+    scopes: Vec<Scope>,
+    next_scope: u32,
+    labels: HashMap<(u32, String), u32>,
+    tables: HashMap<(u32, String), Vec<String>>,
+    fixups: Vec<Fixup>,
+    shared_top: u32,
+    shared: HashMap<String, u32>,
+    local_top: u32,
+    /// Row of the dynamic part's address, and its alignment.
+    dynamic: Option<Row>,
+    dynamic_align: u32,
+    carry: Option<Row>,
+    calls: Vec<String>,
+    source: u32,
+    line: u32,
+}
+
+type Failed = (u32, String);
+
+impl<'a> Emit<'a> {
+    /// Decodes the kernel `name`.
+    pub fn kernel(symbols: &'a Symbols, tokens: &'a [Spanned], name: &str) -> Result<Kernel, Failed> {
+        let function = &symbols.functions[name];
+        let mut emit = Emit {
+            symbols,
+            tokens,
+            code: Vec::new(),
+            rows: 2,
+            consts: HashMap::from([(0, ZERO)]),
+            specials: Vec::new(),
+            scopes: Vec::new(),
+            next_scope: 0,
+            labels: HashMap::new(),
+            tables: HashMap::new(),
+            fixups: Vec::new(),
+            shared_top: 0,
+            shared: HashMap::new(),
+            local_top: 0,
+            dynamic: None,
+            dynamic_align: 16,
+            carry: None,
+            calls: vec![name.to_string()],
+            source: 0,
+            line: 0,
+        };
+        let mut params = Vec::new();
+        let mut top = 0u32;
+        emit.push_scope();
+        for p in &function.params {
+            top = top.next_multiple_of(p.align.max(1));
+            emit.scope().vars.insert(p.name.clone(), Var::Param(top));
+            params.push((top, p.size));
+            top += p.size;
+        }
+        emit.body(function, None)?;
+        emit.scopes.pop();
+        emit.push(Op::Exit, Class::Control);
+        emit.resolve()?;
+        let dynamic_base = emit.shared_top.next_multiple_of(emit.dynamic_align.max(16));
+        let mut consts: Vec<(Row, u64)> = emit.consts.iter().map(|(v, r)| (*r, *v)).collect();
+        if let Some(row) = emit.dynamic {
+            consts.push((row, u64::from(dynamic_base)));
+        }
+        consts.sort_unstable();
+        Ok(Kernel {
+            name: name.to_string(),
+            code: emit.code,
+            rows: emit.rows,
+            consts,
+            specials: emit.specials,
+            params,
+            param_bytes: top,
+            static_shared: emit.shared_top,
+            dynamic_base,
+            local_bytes: emit.local_top.next_multiple_of(16),
+            max_threads: function.max_threads,
+            exact_threads: function.exact_threads,
+        })
+    }
+
+    fn push_scope(&mut self) {
+        let id = self.next_scope;
+        self.next_scope += 1;
+        self.scopes.push(Scope { id, ..Scope::default() });
+    }
+
+    fn scope(&mut self) -> &mut Scope {
+        self.scopes.last_mut().expect("a body has a scope")
+    }
+
+    pub fn push(&mut self, op: Op, class: Class) {
+        let (line, source) = (self.line, self.source);
+        self.code.push(Inst { op, pred: NONE, neg: false, class, line, source });
+    }
+
+    /// A fresh register.
+    pub fn fresh(&mut self) -> Row {
+        self.rows += 1;
+        self.rows - 1
+    }
+
+    /// The row of the carry flag.
+    pub fn carry(&mut self) -> Row {
+        if let Some(row) = self.carry {
+            return row;
+        }
+        let row = self.fresh();
+        self.carry = Some(row);
+        row
+    }
+
+    /// The row that holds `value` in every lane.
+    pub fn constant(&mut self, value: u64) -> Row {
+        if let Some(row) = self.consts.get(&value) {
+            return *row;
+        }
+        let row = self.fresh();
+        self.consts.insert(value, row);
+        row
+    }
+
+    fn local_space(&mut self, size: u32, align: u32) -> u32 {
+        let at = self.local_top.next_multiple_of(align.max(1));
+        self.local_top = at + size;
+        at
+    }
+
+    fn shared_space(&mut self, size: u32, align: u32) -> u32 {
+        let at = self.shared_top.next_multiple_of(align.max(1));
+        self.shared_top = at + size;
+        at
+    }
+
+    fn resolve(&mut self) -> Result<(), Failed> {
+        for fixup in std::mem::take(&mut self.fixups) {
+            let found = fixup.path.iter().rev().find_map(|scope| self.labels.get(&(*scope, fixup.label.clone())));
+            let target = *found.ok_or((fixup.line, format!("label `{}` doesn't exist", fixup.label)))?;
+            match &mut self.code[fixup.inst].op {
+                Op::Bra { target: slot } => *slot = target,
+                Op::Brx { targets, .. } => targets[fixup.slot] = target,
+                _ => unreachable!("only branches have labels"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes a body. `end` is the label that `ret` goes to in an inlined function.
+    fn body(&mut self, function: &Function, end: Option<&str>) -> Result<(), Failed> {
+        let start = function.body.ok_or((self.line, format!("function `{}` has no body", function.name)))?;
+        let mut at = Cursor { tokens: self.tokens, at: start };
+        let mut depth = 0;
+        loop {
+            let line = at.line();
+            self.line = line;
+            if at.eat('{') {
+                self.push_scope();
+                depth += 1;
+            } else if at.eat('}') {
+                if depth == 0 {
+                    return Ok(());
+                }
+                self.scopes.pop();
+                depth -= 1;
+            } else if !at.eat(';') {
+                self.statement(&mut at, end).map_err(|(l, m)| (if l == 0 { line } else { l }, m))?;
+            }
+            if at.peek().is_none() {
+                return Err((line, "a body without an end".into()));
+            }
+        }
+    }
+
+    fn statement(&mut self, at: &mut Cursor<'a>, end: Option<&str>) -> Result<(), Failed> {
+        let zero = |m: String| (0, m);
+        if let Some(Token::Word(word)) = at.peek() {
+            if at.peek_at(1) == Some(&Token::Punct(':')) {
+                at.at += 2;
+                let id = self.scope().id;
+                if at.eat_word(".branchtargets") {
+                    let mut list = Vec::new();
+                    while !at.eat(';') {
+                        at.eat(',');
+                        list.push(at.word().map_err(zero)?.to_string());
+                    }
+                    self.tables.insert((id, word.clone()), list);
+                } else {
+                    self.labels.insert((id, word.clone()), self.code.len() as u32);
+                }
+                return Ok(());
+            }
+            if word.starts_with('.') {
+                return self.directive(at).map_err(zero);
+            }
+        }
+        let mut pred = None;
+        if at.eat('@') {
+            let neg = at.eat('!');
+            let name = at.word().map_err(zero)?;
+            pred = Some((self.register(name).ok_or_else(|| zero(format!("no predicate `{name}`")))?.0, neg));
+        }
+        let opcode = at.word().map_err(zero)?;
+        let mut args = Vec::new();
+        while !at.eat(';') {
+            at.eat(',');
+            args.push(argument(at).map_err(zero)?);
+        }
+        let first = self.code.len();
+        self.instruction(opcode, &args, end)?;
+        if let Some((row, neg)) = pred {
+            // Inlined bodies and multi-part instructions can't be predicated as a whole.
+            if self.code.len() != first + 1 {
+                return Err(zero("a predicate isn't supported here".into()));
+            }
+            self.code[first].pred = row;
+            self.code[first].neg = neg;
+        }
+        Ok(())
+    }
+
+    fn directive(&mut self, at: &mut Cursor<'a>) -> Result<(), String> {
+        let line = at.line();
+        let word = at.word()?;
+        match word {
+            ".loc" => {
+                at.number()?;
+                self.source = at.number()? as u32;
+                at.skip_line(line);
+                Ok(())
+            }
+            ".file" => {
+                at.skip_line(line);
+                Ok(())
+            }
+            ".pragma" => {
+                at.at += 1;
+                at.expect(';')
+            }
+            ".reg" => {
+                for d in declared(at)? {
+                    match d.many {
+                        Some(n) => {
+                            for i in 0..n {
+                                let row = self.fresh();
+                                self.scope().regs.insert(format!("{}{i}", d.name), (row, d.ty));
+                            }
+                        }
+                        None => {
+                            let row = self.fresh();
+                            self.scope().regs.insert(d.name, (row, d.ty));
+                        }
+                    }
+                }
+                at.expect(';')
+            }
+            ".shared" => {
+                for d in declared(at)? {
+                    let offset = self.shared_space(d.bytes() as u32, d.align);
+                    self.scope().vars.insert(d.name, Var::Shared(offset));
+                }
+                at.expect(';')
+            }
+            ".local" | ".param" => {
+                for d in declared(at)? {
+                    let offset = self.local_space(d.bytes() as u32, d.align);
+                    self.scope().vars.insert(d.name, Var::Local(offset));
+                }
+                at.expect(';')
+            }
+            other => Err(format!("directive `{other}` isn't known here")),
+        }
+    }
+
+    fn instruction(&mut self, opcode: &str, args: &[Arg], end: Option<&str>) -> Result<(), Failed> {
+        let head = opcode.split('.').next().unwrap_or("");
+        match head {
+            "bra" => {
+                let Some(Arg::Word(label)) = args.first() else { return Err((0, "a branch without a label".into())) };
+                self.branch(label);
+                Ok(())
+            }
+            "brx" => {
+                let [index, Arg::Word(table)] = args else {
+                    return Err((0, "brx.idx needs an index and a list".into()));
+                };
+                let index = self.value(index).map_err(|m| (0, m))?;
+                let found = self.scopes.iter().rev().find_map(|s| self.tables.get(&(s.id, table.clone()))).cloned();
+                let list = found.ok_or((0, format!("no branch targets `{table}`")))?;
+                for (slot, label) in list.iter().enumerate() {
+                    self.fixup(slot, label);
+                }
+                self.push(Op::Brx { index, targets: vec![0; list.len()].into() }, Class::Control);
+                Ok(())
+            }
+            "ret" => {
+                match end {
+                    Some(label) => self.branch(label),
+                    None => self.push(Op::Exit, Class::Control),
+                }
+                Ok(())
+            }
+            "call" => self.call(args),
+            _ => {
+                let (op, class) = self.decode(opcode, args).map_err(|m| (0, m))?;
+                self.push(op, class);
+                Ok(())
+            }
+        }
+    }
+
+    fn fixup(&mut self, slot: usize, label: &str) {
+        let path = self.scopes.iter().map(|s| s.id).collect();
+        self.fixups.push(Fixup { inst: self.code.len(), slot, label: label.to_string(), path, line: self.line });
+    }
+
+    fn branch(&mut self, label: &str) {
+        self.fixup(0, label);
+        self.push(Op::Bra { target: 0 }, Class::Control);
+    }
+
+    fn call(&mut self, args: &[Arg]) -> Result<(), Failed> {
+        let mut rest = args;
+        let mut returns: &[Arg] = &[];
+        if let [Arg::Paren(list), tail @ ..] = rest {
+            returns = list;
+            rest = tail;
+        }
+        let [Arg::Word(name), tail @ ..] = rest else { return Err((0, "only direct calls are supported".into())) };
+        let passed: &[Arg] = match tail {
+            [Arg::Paren(list)] => list,
+            [] => &[],
+            _ => return Err((0, "only direct calls are supported".into())),
+        };
+        let symbols = self.symbols;
+        let function = symbols.functions.get(name).ok_or((0, format!("no function `{name}`")))?;
+        if function.body.is_none() {
+            match name.as_str() {
+                "vprintf" => self.push(Op::Nop, Class::Other),
+                "__assertfail" => self.push(Op::Trap, Class::Control),
+                _ => return Err((0, format!("function `{name}` has no body"))),
+            }
+            return Ok(());
+        }
+        if self.calls.contains(name) {
+            return Err((0, format!("recursive call of `{name}`")));
+        }
+        let mut vars = HashMap::new();
+        for (declared, given) in [(&function.returns, returns), (&function.params, passed)] {
+            if declared.len() != given.len() {
+                return Err((0, format!("`{name}` takes {} values", declared.len())));
+            }
+            for (p, arg) in declared.iter().zip(given) {
+                let Arg::Word(w) = arg else { return Err((0, "only parameters can be passed".into())) };
+                let var = self.variable(w).ok_or((0, format!("no parameter `{w}`")))?;
+                vars.insert(p.name.clone(), var);
+            }
+        }
+        let saved = std::mem::take(&mut self.scopes);
+        let (line, source) = (self.line, self.source);
+        self.push_scope();
+        self.scope().vars = vars;
+        self.calls.push(name.clone());
+        self.body(function, Some("$end"))?;
+        let id = self.scope().id;
+        self.labels.insert((id, "$end".into()), self.code.len() as u32);
+        self.calls.pop();
+        self.scopes = saved;
+        (self.line, self.source) = (line, source);
+        Ok(())
+    }
+
+    fn variable(&self, name: &str) -> Option<Var> {
+        self.scopes.iter().rev().find_map(|s| s.vars.get(name)).copied()
+    }
+
+    /// The row and type of a declared register.
+    pub fn register(&self, name: &str) -> Option<(Row, Ty)> {
+        self.scopes.iter().rev().find_map(|s| s.regs.get(name)).copied()
+    }
+
+    /// The row with the address of a symbol, and where a parameter's or local's address belongs.
+    pub fn symbol(&mut self, name: &str) -> Option<(Row, Option<Var>)> {
+        if let Some(var) = self.variable(name) {
+            let (Var::Shared(v) | Var::Local(v) | Var::Param(v)) = var;
+            return Some((self.constant(u64::from(v)), Some(var)));
+        }
+        match *self.symbols.vars.get(name)? {
+            GlobalVar::Device(address) => Some((self.constant(address), None)),
+            GlobalVar::Shared(size, align) => {
+                let at = match self.shared.get(name) {
+                    Some(at) => *at,
+                    None => {
+                        let at = self.shared_space(size, align);
+                        self.shared.insert(name.to_string(), at);
+                        at
+                    }
+                };
+                Some((self.constant(u64::from(at)), Some(Var::Shared(at))))
+            }
+            GlobalVar::Dynamic(align) => {
+                self.dynamic_align = self.dynamic_align.max(align);
+                let row = match self.dynamic {
+                    Some(row) => row,
+                    None => self.fresh(),
+                };
+                self.dynamic = Some(row);
+                Some((row, Some(Var::Shared(0))))
+            }
+        }
+    }
+
+    /// The row of a source operand.
+    pub fn value(&mut self, arg: &Arg) -> Result<Row, String> {
+        self.typed_value(arg, None)
+    }
+
+    /// The row of a source operand; float literals take the width of `ty`.
+    pub fn typed_value(&mut self, arg: &Arg, ty: Option<Ty>) -> Result<Row, String> {
+        match arg {
+            Arg::Word(w) => {
+                if w == "_" {
+                    return Ok(ZERO);
+                }
+                if let Some((row, _)) = self.register(w) {
+                    return Ok(row);
+                }
+                if let Some(row) = self.special(w) {
+                    return Ok(row);
+                }
+                if let Some((bits, wide)) = float(w) {
+                    let bits = match (wide, ty) {
+                        (true, Some(Ty::F32)) => u64::from((f64::from_bits(bits) as f32).to_bits()),
+                        (false, Some(Ty::F64)) => f64::from(f32::from_bits(bits as u32)).to_bits(),
+                        _ => bits,
+                    };
+                    return Ok(self.constant(bits));
+                }
+                if let Some(value) = integer(w) {
+                    return Ok(self.constant(value));
+                }
+                self.symbol(w).map(|(row, _)| row).ok_or_else(|| format!("operand `{w}` isn't known"))
+            }
+            Arg::Negative(w) => {
+                let value = integer(w).ok_or_else(|| format!("operand `-{w}` isn't known"))?.wrapping_neg();
+                // Narrow registers hold their bits zero-extended.
+                let value = match ty.map(Ty::size) {
+                    Some(4) => value & 0xffff_ffff,
+                    Some(2) => value & 0xffff,
+                    Some(1) => value & 0xff,
+                    _ => value,
+                };
+                Ok(self.constant(value))
+            }
+            _ => Err("this operand isn't supported here".into()),
+        }
+    }
+
+    /// The row of a destination register.
+    pub fn dest(&mut self, arg: &Arg) -> Result<Row, String> {
+        match arg {
+            Arg::Word(w) if w == "_" => Ok(SINK),
+            Arg::Word(w) => self.register(w).map(|(r, _)| r).ok_or_else(|| format!("no register `{w}`")),
+            _ => Err("this destination isn't supported".into()),
+        }
+    }
+
+    /// A predicate source and whether it is negated.
+    pub fn predicate(&mut self, arg: &Arg) -> Result<(Row, bool), String> {
+        match arg {
+            Arg::Not(w) => self.register(w).map(|(r, _)| (r, true)).ok_or_else(|| format!("no predicate `{w}`")),
+            other => Ok((self.value(other)?, false)),
+        }
+    }
+
+    /// A memory operand; the variable it names, if any, decides the space of parameters.
+    pub fn address(&mut self, arg: &Arg) -> Result<(Addr, Option<Var>), String> {
+        let Arg::Memory(base, offset, _) = arg else { return Err("expected an address".into()) };
+        let Arg::Word(w) = &**base else { return Err("this address isn't supported".into()) };
+        if let Some((row, _)) = self.register(w) {
+            return Ok((Addr { base: row, offset: *offset }, None));
+        }
+        if let Some(value) = integer(w) {
+            return Ok((Addr { base: ZERO, offset: value as i64 + offset }, None));
+        }
+        let (row, var) = self.symbol(w).ok_or_else(|| format!("address `{w}` isn't known"))?;
+        Ok((Addr { base: row, offset: *offset }, var))
+    }
+
+    fn special(&mut self, name: &str) -> Option<Row> {
+        let axis = |s: &str| match s {
+            "x" => Some(0u8),
+            "y" => Some(1),
+            "z" => Some(2),
+            _ => None,
+        };
+        let (head, tail) = name.split_once('.').unwrap_or((name, ""));
+        let special = match head {
+            "%tid" => Special::Tid(axis(tail)?),
+            "%ntid" => Special::Ntid(axis(tail)?),
+            "%ctaid" | "%clusterid" => Special::Ctaid(axis(tail)?),
+            "%nctaid" | "%nclusterid" => Special::Nctaid(axis(tail)?),
+            "%laneid" => Special::Lane,
+            "%warpid" => Special::Warp,
+            "%nwarpid" => Special::Nwarp,
+            "%smid" => Special::Smid,
+            "%nsmid" => Special::Nsmid,
+            "%gridid" | "%cluster_ctarank" | "%cluster_ctaid" => Special::Zero,
+            "%cluster_nctarank" | "%cluster_nctaid" => Special::One,
+            "%is_explicit_cluster" => Special::Zero,
+            "%dynamic_smem_size" => Special::DynamicShared,
+            "%total_smem_size" => Special::TotalShared,
+            "%lanemask_eq" => Special::LaneMaskEq,
+            "%lanemask_lt" => Special::LaneMaskLt,
+            "%lanemask_le" => Special::LaneMaskLe,
+            "%lanemask_gt" => Special::LaneMaskGt,
+            "%lanemask_ge" => Special::LaneMaskGe,
+            "WARP_SZ" => return Some(self.constant(32)),
+            _ => return None,
+        };
+        if let Some((row, _)) = self.specials.iter().find(|(_, s)| *s == special) {
+            return Some(*row);
+        }
+        let row = self.fresh();
+        self.specials.push((row, special));
+        Some(row)
+    }
+}
+
+fn list(at: &mut Cursor, close: char) -> Result<Vec<Arg>, String> {
+    let mut out = Vec::new();
+    while !at.eat(close) {
+        if at.peek().is_none() {
+            return Err(format!("expected `{close}`"));
+        }
+        if !at.eat(',') {
+            out.push(argument(at)?);
+        }
+    }
+    Ok(out)
+}
+
+fn argument(at: &mut Cursor) -> Result<Arg, String> {
+    if at.eat('{') {
+        return Ok(Arg::Vector(list(at, '}')?));
+    }
+    if at.eat('(') {
+        return Ok(Arg::Paren(list(at, ')')?));
+    }
+    if at.eat('[') {
+        let base = argument(at)?;
+        let mut offset = 0i64;
+        let mut rest = Vec::new();
+        while !at.eat(']') {
+            if at.eat('+') {
+                offset += at.number()?;
+            } else if at.is('-') {
+                offset += at.number()?;
+            } else {
+                at.expect(',')?;
+                rest.push(argument(at)?);
+            }
+        }
+        return Ok(Arg::Memory(Box::new(base), offset, rest));
+    }
+    if at.eat('-') {
+        return Ok(Arg::Negative(at.word()?.to_string()));
+    }
+    if at.eat('!') {
+        return Ok(Arg::Not(at.word()?.to_string()));
+    }
+    let word = at.word().map_err(|_| "expected an operand".to_string())?;
+    let arg = Arg::Word(word.to_string());
+    if at.eat('|') {
+        return Ok(Arg::Pair(Box::new(arg), Box::new(argument(at)?)));
+    }
+    Ok(arg)
+}

@@ -1,0 +1,232 @@
+//! Runs blocks: warps one after another until each of them waits, then the barriers.
+
+mod access;
+mod alu;
+mod atomic;
+mod barrier;
+mod collective;
+mod convert;
+mod copy;
+mod float;
+mod half;
+mod integer;
+mod matrix;
+mod shadow;
+mod warp;
+
+use crate::error::Fault;
+use crate::module::Grid;
+use crate::op::{Kernel, Special};
+use crate::stats::Stats;
+use barrier::Barrier;
+use shadow::Shadow;
+use warp::Warp;
+
+/// One value per lane.
+pub(crate) type Lanes = [u64; 32];
+
+/// Where the generic address space shows shared memory.
+pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000_0000;
+/// Where it shows local memory.
+pub(crate) const LOCAL_WINDOW: u64 = 0x0200_0000_0000_0000;
+/// Where it shows the parameters.
+pub(crate) const PARAM_WINDOW: u64 = 0x0300_0000_0000_0000;
+/// Size of each of these windows.
+pub(crate) const WINDOW: u64 = 0x0100_0000_0000_0000;
+
+/// A fault with its place.
+pub(crate) struct Located {
+    pub fault: Box<Fault>,
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+    pub line: u32,
+    pub source: u32,
+}
+
+/// State of the block that runs.
+pub(crate) struct Block<'a> {
+    pub kernel: &'a Kernel,
+    pub grid: Grid,
+    pub index: [u32; 3],
+    pub params: &'a [u8],
+    /// Live ranges of global memory, in order.
+    pub ranges: &'a [(u64, u64)],
+    /// The range that each instruction accessed last.
+    pub recent: Vec<(u64, u64)>,
+    pub shared: Vec<u8>,
+    pub shadow: Shadow,
+    pub barriers: Vec<Barrier>,
+    pub warps: Vec<Warp>,
+    pub stats: Stats,
+    /// The host has vector and fused multiply-add instructions.
+    pub fast: bool,
+    pub ticks: u64,
+}
+
+/// Runs a whole grid.
+pub(crate) fn run(kernel: &Kernel, grid: Grid, params: &[u8], ranges: &[(u64, u64)]) -> Result<Stats, Located> {
+    let threads = grid.units.iter().product::<u32>();
+    let warps = threads.div_ceil(32) as usize;
+    let shared_bytes =
+        if grid.dynamic_shared > 0 { kernel.dynamic_base + grid.dynamic_shared } else { kernel.static_shared };
+    let mut block = Block {
+        kernel,
+        grid,
+        index: [0; 3],
+        params,
+        ranges,
+        recent: vec![(1, 0); kernel.code.len()],
+        shared: vec![0; shared_bytes.next_multiple_of(16) as usize],
+        shadow: Shadow::new(shared_bytes, warps),
+        barriers: (0..16).map(|_| Barrier::new(warps)).collect(),
+        warps: (0..warps).map(|w| Warp::new(kernel, w as u32, threads)).collect(),
+        stats: Stats::default(),
+        fast: fast_host(),
+        ticks: 0,
+    };
+    for z in 0..grid.cubes[2] {
+        for y in 0..grid.cubes[1] {
+            for x in 0..grid.cubes[0] {
+                block.index = [x, y, z];
+                block.reset();
+                block.run()?;
+            }
+        }
+    }
+    Ok(block.stats)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn fast_host() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fast_host() -> bool {
+    false
+}
+
+impl Block<'_> {
+    fn reset(&mut self) {
+        self.shadow.reset();
+        for barrier in &mut self.barriers {
+            barrier.reset();
+        }
+        let (kernel, grid, index) = (self.kernel, self.grid, self.index);
+        let shared = self.shared.len() as u64;
+        let warps = self.warps.len() as u64;
+        for warp in &mut self.warps {
+            warp.reset(kernel);
+            let id = warp.id;
+            for &(row, special) in &kernel.specials {
+                for lane in 0..32u32 {
+                    let t = id * 32 + lane;
+                    let tid = [t % grid.units[0], t / grid.units[0] % grid.units[1], t / grid.units[0] / grid.units[1]];
+                    let bit = 1u64 << lane;
+                    warp.regs[row as usize][lane as usize] = match special {
+                        Special::Tid(a) => u64::from(tid[a as usize]),
+                        Special::Ntid(a) => u64::from(grid.units[a as usize]),
+                        Special::Ctaid(a) => u64::from(index[a as usize]),
+                        Special::Nctaid(a) => u64::from(grid.cubes[a as usize]),
+                        Special::Lane => u64::from(lane),
+                        Special::Warp => u64::from(id),
+                        Special::Nwarp => warps,
+                        Special::Zero => 0,
+                        Special::One => 1,
+                        Special::Smid => 0,
+                        Special::Nsmid => 132,
+                        Special::DynamicShared => u64::from(grid.dynamic_shared),
+                        Special::TotalShared => shared,
+                        Special::LaneMaskEq => bit,
+                        Special::LaneMaskLt => bit - 1,
+                        Special::LaneMaskLe => bit | (bit - 1),
+                        Special::LaneMaskGt => 0xffff_ffff & !(bit | (bit - 1)),
+                        Special::LaneMaskGe => 0xffff_ffff & !(bit - 1),
+                    };
+                }
+            }
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Located> {
+        loop {
+            let mut progress = false;
+            for w in 0..self.warps.len() {
+                if self.warps[w].candidates() == 0 {
+                    continue;
+                }
+                progress = true;
+                let mut warp = std::mem::take(&mut self.warps[w]);
+                let result = self.run_warp(&mut warp);
+                self.warps[w] = warp;
+                if let Err((pc, fault)) = result {
+                    return Err(self.locate(w, pc, fault));
+                }
+            }
+            match self.release() {
+                Ok(released) => progress |= released,
+                Err((w, pc, fault)) => return Err(self.locate(w, pc, fault)),
+            }
+            if self.warps.iter().all(|w| w.alive() == 0) {
+                return Ok(());
+            }
+            if !progress {
+                let (w, pc, fault) = self.stuck();
+                return Err(self.locate(w, pc, fault));
+            }
+        }
+    }
+
+    fn locate(&self, warp: usize, pc: u32, fault: Box<Fault>) -> Located {
+        let t = warp as u32 * 32 + fault.lane;
+        let units = self.grid.units;
+        let inst = &self.kernel.code[pc as usize];
+        Located {
+            fault,
+            block: self.index,
+            thread: [t % units[0], t / units[0] % units[1], t / units[0] / units[1]],
+            line: inst.line,
+            source: inst.source,
+        }
+    }
+}
+
+/// The lanes of a mask.
+pub(crate) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let lane = rest.trailing_zeros();
+        rest &= rest - 1;
+        Some(lane as usize)
+    })
+}
+
+/// The lanes in which a predicate row is set.
+#[inline]
+pub(crate) fn bits(row: &Lanes) -> u32 {
+    let mut out = 0u32;
+    for (lane, value) in row.iter().enumerate() {
+        out |= ((*value & 1) as u32) << lane;
+    }
+    out
+}
+
+/// Sets `d` in the lanes of `mask`.
+#[inline(always)]
+pub(crate) fn put(regs: &mut [Lanes], mask: u32, d: u32, f: impl Fn(usize) -> u64) {
+    let row = &mut regs[d as usize];
+    if mask == u32::MAX {
+        for (lane, slot) in row.iter_mut().enumerate() {
+            *slot = f(lane);
+        }
+    } else {
+        for (lane, slot) in row.iter_mut().enumerate() {
+            if mask >> lane & 1 != 0 {
+                *slot = f(lane);
+            }
+        }
+    }
+}

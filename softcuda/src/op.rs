@@ -1,0 +1,617 @@
+//! Decoded instructions. Every operand is a row of the warp's register file: immediates, special registers and
+//! addresses of symbols have rows of their own, so that the executor never asks what kind of operand it has.
+
+/// Index of a row of the register file (one value per lane).
+pub(crate) type Row = u32;
+/// The row that is always zero.
+pub(crate) const ZERO: Row = 0;
+/// The row that results nobody wants go to.
+pub(crate) const SINK: Row = 1;
+/// No predicate.
+pub(crate) const NONE: Row = u32::MAX;
+
+/// Types of PTX that take part in arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub(crate) enum Ty {
+    Pred,
+    B8,
+    B16,
+    B32,
+    B64,
+    B128,
+    U8,
+    U16,
+    U32,
+    U64,
+    S8,
+    S16,
+    S32,
+    S64,
+    F16,
+    F16x2,
+    Bf16,
+    Bf16x2,
+    Tf32,
+    F32,
+    F64,
+}
+
+impl Ty {
+    /// Reads the name without its dot.
+    pub fn parse(name: &str) -> Option<Ty> {
+        Some(match name {
+            "pred" => Ty::Pred,
+            "b8" => Ty::B8,
+            "b16" => Ty::B16,
+            "b32" => Ty::B32,
+            "b64" => Ty::B64,
+            "b128" => Ty::B128,
+            "u8" => Ty::U8,
+            "u16" => Ty::U16,
+            "u32" => Ty::U32,
+            "u64" => Ty::U64,
+            "s8" => Ty::S8,
+            "s16" => Ty::S16,
+            "s32" => Ty::S32,
+            "s64" => Ty::S64,
+            "f16" => Ty::F16,
+            "f16x2" => Ty::F16x2,
+            "bf16" => Ty::Bf16,
+            "bf16x2" => Ty::Bf16x2,
+            "tf32" => Ty::Tf32,
+            "f32" => Ty::F32,
+            "f64" => Ty::F64,
+            _ => return None,
+        })
+    }
+
+    /// Size in bytes.
+    pub fn size(self) -> u32 {
+        match self {
+            Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 => 1,
+            Ty::B16 | Ty::U16 | Ty::S16 | Ty::F16 | Ty::Bf16 => 2,
+            Ty::B32 | Ty::U32 | Ty::S32 | Ty::F32 | Ty::Tf32 | Ty::F16x2 | Ty::Bf16x2 => 4,
+            Ty::B64 | Ty::U64 | Ty::S64 | Ty::F64 => 8,
+            Ty::B128 => 16,
+        }
+    }
+
+    /// Whether values are sign-extended.
+    pub fn signed(self) -> bool {
+        matches!(self, Ty::S8 | Ty::S16 | Ty::S32 | Ty::S64)
+    }
+
+    /// Whether it is a floating-point type (packed ones included).
+    pub fn float(self) -> bool {
+        matches!(self, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::Tf32 | Ty::F32 | Ty::F64)
+    }
+}
+
+/// Rounding of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Round {
+    Near,
+    /// Ties away from zero (`.rna`).
+    Away,
+    Zero,
+    Down,
+    Up,
+}
+
+/// Modifiers of an arithmetic instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mode {
+    pub round: Round,
+    /// Round to an integral value (`.rni`, `.rzi`, ...).
+    pub integral: bool,
+    pub sat: bool,
+    pub ftz: bool,
+    pub relu: bool,
+    /// `.NaN` of min and max.
+    pub nan: bool,
+}
+
+/// Operations of one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Un {
+    Abs,
+    Neg,
+    Not,
+    Cnot,
+    Popc,
+    Clz,
+    Brev,
+    /// `bfind`; `true` is `.shiftamt`.
+    Bfind(bool),
+    Rcp,
+    Sqrt,
+    Rsqrt,
+    Ex2,
+    Lg2,
+    Sin,
+    Cos,
+    Tanh,
+}
+
+/// Operations of two sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Bin {
+    Add,
+    Sub,
+    MulLo,
+    MulHi,
+    MulWide,
+    Div,
+    Rem,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Shl,
+    Shr,
+    Copysign,
+}
+
+/// Operations of three sources (or more; see the decoder).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Tri {
+    MadLo,
+    MadHi,
+    MadWide,
+    Fma,
+    Bfe,
+    Lop3(u8),
+    Prmt(u8),
+    ShfL(bool),
+    ShfR(bool),
+    Sad,
+    /// `dp4a` with the signedness of both sources.
+    Dp4a(bool, bool),
+}
+
+/// Comparisons. The `u` forms are true for NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Cmp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Equ,
+    Neu,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    Num,
+    Nan,
+}
+
+/// How `setp` combines its result with a predicate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Bool {
+    And,
+    Or,
+    Xor,
+}
+
+/// Address spaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Space {
+    Generic,
+    Global,
+    Shared,
+    Local,
+    Param,
+    Const,
+}
+
+/// An address: a row and a constant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addr {
+    pub base: Row,
+    pub offset: i64,
+}
+
+/// Atomic operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Atomic {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exch,
+    Cas,
+    Inc,
+    Dec,
+}
+
+/// Modes of `shfl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Shfl {
+    Up,
+    Down,
+    Bfly,
+    Idx,
+}
+
+/// Modes of `vote`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Vote {
+    All,
+    Any,
+    Uni,
+    Ballot,
+}
+
+/// Shapes of the synchronous matrix instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Shape {
+    M16N8K4,
+    M16N8K8,
+    M16N8K16,
+    M16N8K32,
+    M16N16K16,
+    M32N8K16,
+    M8N32K16,
+}
+
+/// What one instruction does.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub(crate) enum Op {
+    Nop,
+    Mov {
+        d: Row,
+        a: Row,
+    },
+    Clock {
+        d: Row,
+    },
+    Pack {
+        d: Row,
+        parts: Box<[Row]>,
+        bits: u32,
+    },
+    Unpack {
+        parts: Box<[Row]>,
+        a: Row,
+        bits: u32,
+    },
+    Un {
+        op: Un,
+        ty: Ty,
+        mode: Mode,
+        d: Row,
+        a: Row,
+    },
+    Bin {
+        op: Bin,
+        ty: Ty,
+        mode: Mode,
+        d: Row,
+        a: Row,
+        b: Row,
+    },
+    Tri {
+        op: Tri,
+        ty: Ty,
+        mode: Mode,
+        d: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+    },
+    /// Additions with carry: `add.cc`, `addc`, `sub.cc`, `subc`, `mad.lo.cc`, ...
+    Carry {
+        sub: bool,
+        ty: Ty,
+        d: Row,
+        a: Row,
+        b: Row,
+        carry_in: bool,
+        flag: Row,
+    },
+    Bfi {
+        ty: Ty,
+        d: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+        e: Row,
+    },
+    Cvt {
+        to: Ty,
+        from: Ty,
+        mode: Mode,
+        d: Row,
+        a: Row,
+        b: Row,
+        width: u32,
+    },
+    Setp {
+        cmp: Cmp,
+        ty: Ty,
+        ftz: bool,
+        combine: Option<(Bool, Row, bool)>,
+        p: Row,
+        q: Row,
+        a: Row,
+        b: Row,
+    },
+    Set {
+        cmp: Cmp,
+        ty: Ty,
+        to: Ty,
+        combine: Option<(Bool, Row, bool)>,
+        d: Row,
+        a: Row,
+        b: Row,
+    },
+    Selp {
+        d: Row,
+        a: Row,
+        b: Row,
+        p: Row,
+        neg: bool,
+    },
+    Slct {
+        ty: Ty,
+        d: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+    },
+    Testp {
+        ty: Ty,
+        what: u8,
+        d: Row,
+        a: Row,
+    },
+    Cvta {
+        d: Row,
+        a: Row,
+        space: Space,
+        to: bool,
+        width: u32,
+    },
+    Isspacep {
+        d: Row,
+        a: Row,
+        space: Space,
+    },
+    Ld {
+        space: Space,
+        ty: Ty,
+        parts: Box<[(Row, u32)]>,
+        addr: Addr,
+    },
+    St {
+        space: Space,
+        ty: Ty,
+        parts: Box<[Row]>,
+        addr: Addr,
+    },
+    Atom {
+        space: Space,
+        op: Atomic,
+        ty: Ty,
+        d: Box<[Row]>,
+        addr: Addr,
+        b: Box<[Row]>,
+        c: Row,
+    },
+    Bra {
+        target: u32,
+    },
+    Brx {
+        index: Row,
+        targets: Box<[u32]>,
+    },
+    Exit,
+    Trap,
+    Bar {
+        id: Row,
+        count: Row,
+        aligned: bool,
+        arrive: bool,
+        reduce: Option<(Vote, Row, bool, Row)>,
+    },
+    WarpBar {
+        mask: Row,
+    },
+    Vote {
+        mode: Vote,
+        d: Row,
+        a: Row,
+        neg: bool,
+        mask: Row,
+    },
+    Shfl {
+        mode: Shfl,
+        d: Row,
+        p: Row,
+        a: Row,
+        b: Row,
+        c: Row,
+        mask: Row,
+    },
+    Redux {
+        op: Atomic,
+        ty: Ty,
+        d: Row,
+        a: Row,
+        mask: Row,
+    },
+    Match {
+        all: bool,
+        ty: Ty,
+        d: Row,
+        p: Row,
+        a: Row,
+        mask: Row,
+    },
+    ActiveMask {
+        d: Row,
+    },
+    Elect {
+        d: Row,
+        p: Row,
+        mask: Row,
+    },
+    Ldmatrix {
+        trans: bool,
+        d: Box<[Row]>,
+        addr: Addr,
+        space: Space,
+    },
+    Stmatrix {
+        trans: bool,
+        a: Box<[Row]>,
+        addr: Addr,
+        space: Space,
+    },
+    Mma(Box<Mma>),
+    WmmaLoad {
+        row: bool,
+        ty: Ty,
+        space: Space,
+        d: Box<[Row]>,
+        addr: Addr,
+        stride: Row,
+    },
+    WmmaStore {
+        row: bool,
+        ty: Ty,
+        space: Space,
+        a: Box<[Row]>,
+        addr: Addr,
+        stride: Row,
+    },
+    CpAsync {
+        dst: Addr,
+        src: Addr,
+        size: u32,
+        src_size: Row,
+        ignore: Row,
+        ignore_neg: bool,
+    },
+    CpCommit,
+    CpWait {
+        keep: u32,
+    },
+    CpWaitAll,
+}
+
+/// Operands of `mma.sync` and `wmma.mma`.
+#[derive(Clone, Debug)]
+pub(crate) struct Mma {
+    pub shape: Shape,
+    /// `wmma` fragments are laid out differently (see the executor).
+    pub wmma: bool,
+    pub a_ty: Ty,
+    pub b_ty: Ty,
+    pub c_ty: Ty,
+    pub d_ty: Ty,
+    pub d: Box<[Row]>,
+    pub a: Box<[Row]>,
+    pub b: Box<[Row]>,
+    pub c: Box<[Row]>,
+}
+
+/// Classes that the statistics count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Class {
+    Move,
+    Integer,
+    Float,
+    Special,
+    Convert,
+    Control,
+    Global,
+    Shared,
+    Other,
+    Warp,
+    Barrier,
+    Matrix,
+    Copy,
+}
+
+/// Number of classes.
+pub(crate) const CLASSES: usize = 13;
+
+/// One decoded instruction.
+#[derive(Clone, Debug)]
+pub(crate) struct Inst {
+    pub op: Op,
+    /// Row of the predicate, or [`NONE`].
+    pub pred: Row,
+    /// The predicate is negated.
+    pub neg: bool,
+    pub class: Class,
+    /// One-based line of the PTX text.
+    pub line: u32,
+    /// Line of the CUDA source.
+    pub source: u32,
+}
+
+/// Registers whose value the launch decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    Lane,
+    Warp,
+    Nwarp,
+    Zero,
+    One,
+    Smid,
+    Nsmid,
+    DynamicShared,
+    TotalShared,
+    LaneMaskEq,
+    LaneMaskLt,
+    LaneMaskLe,
+    LaneMaskGt,
+    LaneMaskGe,
+}
+
+/// One kernel, decoded.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub name: String,
+    pub code: Vec<Inst>,
+    pub rows: u32,
+    pub consts: Vec<(Row, u64)>,
+    pub specials: Vec<(Row, Special)>,
+    /// Offset and size of every parameter.
+    pub params: Vec<(u32, u32)>,
+    pub param_bytes: u32,
+    /// Bytes of statically sized shared memory; the dynamic part starts at `dynamic_base`.
+    pub static_shared: u32,
+    pub dynamic_base: u32,
+    pub local_bytes: u32,
+    pub max_threads: Option<[u32; 3]>,
+    /// `maxntid` is exact (`.reqntid`).
+    pub exact_threads: bool,
+}
