@@ -13,6 +13,7 @@ mod driver;
 mod emit;
 mod error;
 mod exec;
+mod kinds;
 mod lex;
 mod memory;
 mod module;

@@ -77,8 +77,11 @@ impl Emit<'_> {
         if let Some(op) = bin {
             return self.binary(op, mods, args).map(Some);
         }
+        if head == "madc" || head == "mad" && mods.has("cc") {
+            return self.multiply_carrying(head, mods, args).map(Some);
+        }
         let tri = match head {
-            "mad" | "mad24" if !mods.has("cc") => {
+            "mad" | "mad24" => {
                 Some(mods.pick(&[("hi", Tri::MadHi), ("wide", Tri::MadWide), ("lo", Tri::MadLo)]).unwrap_or(Tri::Fma))
             }
             "fma" => Some(Tri::Fma),
@@ -214,6 +217,22 @@ impl Emit<'_> {
         let (a, b) = (self.typed_value(&args[1], Some(ty))?, self.typed_value(&args[2], Some(ty))?);
         let flag = self.carry();
         let op = Op::Carry { sub: head.starts_with("sub"), ty, d, a, b, carry_in: head.ends_with('c'), flag };
+        Ok((op, Class::Integer))
+    }
+
+    /// A product and an addition with carry.
+    fn multiply_carrying(&mut self, head: &str, mods: &mut Mods, args: &[Arg]) -> Decoded {
+        count(args, 4)?;
+        mods.has("cc");
+        let mode = mods.mode();
+        let op = mods.pick(&[("hi", Bin::MulHi), ("lo", Bin::MulLo)]).ok_or("mad.cc without a half")?;
+        let ty = mods.ty(0)?;
+        let [a, b, c] = [1, 2, 3].map(|i| self.typed_value(&args[i], Some(ty)));
+        let (a, b, c) = (a?, b?, c?);
+        let product = self.fresh();
+        self.push(Op::Bin { op, ty, mode, d: product, a, b }, Class::Integer);
+        let (d, flag) = (self.dest(&args[0])?, self.carry());
+        let op = Op::Carry { sub: false, ty, d, a: product, b: c, carry_in: head == "madc", flag };
         Ok((op, Class::Integer))
     }
 

@@ -161,33 +161,41 @@ impl Block<'_> {
     /// Counts the bank conflicts of a shared access: 32 banks of four bytes; wide accesses go in parts.
     pub fn count_banks(&mut self, mask: u32, addr: &Lanes, size: u32) {
         self.stats.shared_accesses += 1;
-        let words = (size / 4).max(1) as u64;
-        let per_phase = 32 / words as u32;
-        let mut conflicts = 0;
-        for phase in 0..words as u32 {
+        let words = (size / 4).max(1);
+        let per_phase = 32 / words;
+        for phase in 0..words {
             let part = mask & ((u32::MAX >> (32 - per_phase)) << (phase * per_phase));
             if part == 0 {
                 continue;
             }
-            let mut seen = [(0u64, 0u32); 32];
-            let mut used = [false; 32];
-            let mut overflow: Vec<(u64, u64)> = Vec::new();
+            // The word that each bank served first, plus one; further words of a bank are conflicts unless they repeat.
+            let mut first = [0u32; 32];
+            let mut extra = [(0u32, 0u32); 32];
+            let (mut extras, mut depth) = (0, [0u8; 32]);
+            let mut last = u64::MAX;
             for lane in lanes(part) {
+                if addr[lane] == last {
+                    continue;
+                }
+                last = addr[lane];
                 for k in 0..words {
-                    let word = (addr[lane] >> 2) + k;
+                    let word = (last >> 2) as u32 + k;
                     let bank = (word & 31) as usize;
-                    if !used[bank] {
-                        used[bank] = true;
-                        seen[bank] = (word, 1);
-                    } else if seen[bank].0 != word && !overflow.contains(&(bank as u64, word)) {
-                        overflow.push((bank as u64, word));
-                        seen[bank].1 += 1;
+                    if first[bank] == 0 {
+                        first[bank] = word + 1;
+                    } else if first[bank] != word + 1 && !extra[..extras].contains(&(bank as u32, word)) {
+                        if extras < 32 {
+                            extra[extras] = (bank as u32, word);
+                            extras += 1;
+                        }
+                        depth[bank] += 1;
                     }
                 }
             }
-            conflicts += u64::from(seen.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1) - 1);
+            if extras > 0 {
+                self.stats.bank_conflicts += u64::from(depth.into_iter().max().unwrap_or(0));
+            }
         }
-        self.stats.bank_conflicts += conflicts;
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -245,8 +253,15 @@ impl Block<'_> {
             }
             Space::Shared => {
                 self.count_banks(mask, addr, size);
+                let mut last = u64::MAX;
                 for lane in lanes(mask) {
-                    let at = self.check_shared(w.id, lane, addr[lane], size, Access::Read)?;
+                    let at = addr[lane];
+                    // Lanes often read what their neighbour reads.
+                    if at != last {
+                        self.check_shared(w.id, lane, at, size, Access::Read)?;
+                        last = at;
+                    }
+                    let at = at as usize;
                     for (i, (row, width)) in parts.iter().enumerate() {
                         // SAFETY: the check found the bytes in the block's shared memory.
                         let raw = unsafe { read(self.shared.as_ptr().add(at + i * each as usize), each) };

@@ -96,6 +96,13 @@ impl Shadow {
                 let i = word as usize;
                 if self.words[i].flags & SPLIT == 0 {
                     let own = w as usize * self.warps;
+                    // Read before by this warp at this clock, and not written since: nothing new to learn.
+                    if access == Access::Read
+                        && self.words[i].readers >> w & 1 != 0
+                        && self.word_reads[i * self.warps + w as usize] == self.clocks[own + w as usize]
+                    {
+                        continue;
+                    }
                     let clocks = &self.clocks[own..own + self.warps];
                     let reads = &mut self.word_reads[i * self.warps..][..self.warps];
                     check(&mut self.words[i], reads, w, clocks, access).map_err(|b| at_byte(b, word * 4))?;
