@@ -21,6 +21,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #pragma unroll
   for (int r = 0; r < ROW_TILES; r++) top[r][0] = top[r][1] = FLOOR;
 
+#pragma unroll 1
   for (u32 step = 0; step < steps; step++) {
     const u32 first = w.from + step * BK, stage = step % 2 * TILE_BYTES;
     // The keys of this tile are there, and all warps have done with the tile before it.

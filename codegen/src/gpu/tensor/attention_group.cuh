@@ -61,6 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #pragma unroll
     for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
 
+#pragma unroll 1
     for (u32 step = 0; step + 1 < steps; step++) {
       const u32 first = w.from + (step + 1) * BK, stage = step % 2 * TILE_BYTES, other = TILE_BYTES - stage;
       // The next keys and these values are there; all warps have done with these keys and the values before.

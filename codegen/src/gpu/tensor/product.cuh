@@ -119,6 +119,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     copies_end();
   }
   u32 stage = 0;
+#pragma unroll 1
   for (u32 step = 0; step < steps; step++) {
     copies_wait<AHEAD - 1>();
 #ifdef WGMMA

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::AttentionTile;
 use super::product::{DEPTH, ProductTile};
+use crate::gpu::blueprint::Kernel;
+use crate::gpu::kernels::attention_keys::{Keys, at};
+use crate::gpu::launch::Launch;
 use crate::gpu::target::{Target, TensorCores};
 
 /// Operations of a multiprocessor in a cycle with `mma.sync`: on compute capability 8.0 all there are, on 9.0 about what `mma.sync` reaches.
@@ -27,6 +30,78 @@ pub struct Choices {
     pub products: BTreeMap<String, ProductTile>,
     /// Tiles of attention, by [`AttentionProblem::key`].
     pub attentions: BTreeMap<String, AttentionTile>,
+}
+
+/// A problem that has tiles to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A product.
+    Product(ProductProblem),
+    /// An attention.
+    Attention(AttentionProblem),
+}
+
+/// A tile of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemTile {
+    /// Of a product.
+    Product(ProductTile),
+    /// Of an attention.
+    Attention(AttentionTile),
+}
+
+impl Problem {
+    /// The problem that a launch solves, where it is one on tensor cores.
+    pub fn of(launch: &Launch) -> Option<Self> {
+        let size = |i: usize| launch.sizes[i] as usize;
+        match &launch.blueprint.kernel {
+            Kernel::TensorProduct(p) => {
+                let [batches, m, n, k] = [0, 1, 2, 3].map(|i| u64::from(launch.sizes[i]));
+                Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along] }))
+            }
+            Kernel::TensorAttention(a) => {
+                let (queries, keys) = match a.keys {
+                    Keys::All => (size(at::QUERIES), size(at::KEYS).div_ceil(size(at::PARTS))),
+                    Keys::NearestFrame => (size(at::QUERIES).div_ceil(size(at::GROUPS)), size(at::PER_FRAME)),
+                    Keys::Windows(_) => (size(at::PER_FRAME), size(at::WINDOW).min(size(at::KEYS))),
+                };
+                let keys = keys + size(at::CONTEXT);
+                let cubes = [at::BATCHES, at::HEADS, at::GROUPS, at::PARTS].map(size).into_iter().product();
+                Some(Self::Attention(AttentionProblem { dim: a.dim, queries, keys, cubes }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Name of the problem in a file of choices.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Product(p) => p.key(),
+            Self::Attention(a) => a.key(),
+        }
+    }
+
+    /// The tiles that the target has for it.
+    pub fn tiles(&self, target: &Target) -> Vec<ProblemTile> {
+        match self {
+            Self::Product(_) => product_tiles(target).map(ProblemTile::Product).collect(),
+            Self::Attention(a) => a.tiles(target).map(ProblemTile::Attention).collect(),
+        }
+    }
+}
+
+impl Choices {
+    /// Takes a tile for a problem from now on.
+    pub fn choose(&mut self, problem: &Problem, tile: ProblemTile) {
+        match tile {
+            ProblemTile::Product(tile) => {
+                self.products.insert(problem.key(), tile);
+            }
+            ProblemTile::Attention(tile) => {
+                self.attentions.insert(problem.key(), tile);
+            }
+        }
+    }
 }
 
 /// What the choice of a product's tile depends on.
