@@ -27,6 +27,11 @@ impl DType {
         }
     }
 
+    /// Whether it is half precision.
+    pub const fn is_half(self) -> bool {
+        matches!(self, Self::F16 | Self::Bf16)
+    }
+
     /// True for every type that holds real numbers.
     pub const fn is_float(self) -> bool {
         !matches!(self, DType::I32)

@@ -103,6 +103,8 @@ impl Kernel {
             | Self::AttentionGrad(_)
             | Self::Probabilities(_)
             | Self::Product(_)
+            | Self::TensorAttention(_)
+            | Self::TensorProduct(_)
             | Self::WindowProduct(_)
             | Self::Norm(_)
             | Self::NormGrad(_)
@@ -129,6 +131,10 @@ pub enum Kernel {
     Elementwise(super::kernels::elementwise::Elementwise),
     /// See [`super::kernels::product`].
     Product(super::kernels::product::Product),
+    /// See [`super::tensor::attention`].
+    TensorAttention(super::tensor::attention::TensorAttention),
+    /// See [`super::tensor::product`].
+    TensorProduct(super::tensor::product::TensorProduct),
     /// See [`super::kernels::window_product`].
     WindowProduct(super::kernels::window_product::WindowProduct),
     /// See [`super::kernels::norm`].

@@ -120,6 +120,9 @@ where
 /// # Errors
 /// When CubeCL cannot compile it for the target.
 pub fn emit(launch: &Launch, target: &Target) -> Result<KernelText, EmitError> {
+    if let Some(text) = super::tensor::text(launch) {
+        return Ok(text);
+    }
     let wrong = |problem: String| EmitError { target: target.name.clone(), problem };
     let properties = properties(target);
     let kernel = kernel(launch, &properties);

@@ -3,6 +3,11 @@
 use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
+use super::tensor::tiles::Choices;
+
+/// Independent cubes that keep one multiprocessor busy.
+pub const CUBES_PER_MULTIPROCESSOR: usize = 4;
+
 /// Limits and tiles of a target. Kernels for a device at hand and kernels for a plan file are lowered by the same description.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -27,6 +32,8 @@ pub struct Target {
     pub parallelism: usize,
     /// Sizes of tiles.
     pub tiles: Tiles,
+    /// Tiles that were chosen by measuring.
+    pub choices: Choices,
 }
 
 /// The language of a target's kernels.
@@ -49,7 +56,26 @@ pub enum Tiles {
     Large,
 }
 
+/// Instructions that multiply matrices of half precision numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TensorCores {
+    /// `mma.sync`: a warp, fragments in registers. From compute capability 8.0 on.
+    Mma,
+    /// `wgmma`: four warps, tiles in shared memory. Compute capability 9.0 alone.
+    Wgmma,
+}
+
 impl Target {
+    /// The instructions for matrices, the best last; none on most targets.
+    pub fn tensor_cores(&self) -> &'static [TensorCores] {
+        match self.language {
+            Language::Cuda(90) => &[TensorCores::Mma, TensorCores::Wgmma],
+            Language::Cuda(80..) => &[TensorCores::Mma],
+            _ => &[],
+        }
+    }
+
     /// A GPU behind wgpu with the limits that WebGPU guarantees nearly everywhere.
     pub fn wgpu() -> Self {
         Self {
@@ -63,6 +89,7 @@ impl Target {
             halves: vec![DType::F16],
             parallelism: 512,
             tiles: Tiles::Large,
+            choices: Choices::default(),
         }
     }
 
@@ -79,6 +106,7 @@ impl Target {
             halves: vec![DType::F16, DType::Bf16],
             parallelism: 528,
             tiles: Tiles::Large,
+            choices: Choices::default(),
         }
     }
 
@@ -94,6 +122,11 @@ impl Target {
     pub fn architecture(&self) -> Option<String> {
         let own = |n: u32| if n >= 90 { "a" } else { "" };
         self.capability().map(|n| format!("sm_{n}{}", own(n)))
+    }
+
+    /// Multiprocessors.
+    pub fn multiprocessors(&self) -> usize {
+        (self.parallelism / CUBES_PER_MULTIPROCESSOR).max(1)
     }
 
     /// The target with this name on the command line; `None` where it is none of ours.

@@ -63,6 +63,11 @@ impl Buffer {
         Self { dtype, places, values }
     }
 
+    /// The buffer's bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        encode(self.dtype, &self.values)
+    }
+
     /// The numbers of the view.
     pub fn numbers(&self) -> Vec<f64> {
         self.places.iter().map(|&at| self.values[at]).collect()

@@ -14,7 +14,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 pub const VERSION: (c_int, c_int) = (13, 0);
 
 /// Architectures that every text must compile for.
-pub const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
+pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_120"];
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;
@@ -26,6 +26,8 @@ pub struct Nvrtc {
     log_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     binary_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    ptx_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    ptx: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     destroy: unsafe extern "C" fn(*mut Program) -> c_int,
     headers: Vec<String>,
     _libraries: [Library; 2],
@@ -67,6 +69,8 @@ impl Nvrtc {
             log_size: function!(b"nvrtcGetProgramLogSize"),
             log: function!(b"nvrtcGetProgramLog"),
             binary_size: function!(b"nvrtcGetCUBINSize"),
+            ptx_size: function!(b"nvrtcGetPTXSize"),
+            ptx: function!(b"nvrtcGetPTX"),
             destroy: function!(b"nvrtcDestroyProgram"),
             headers: vec![include("include"), include("include/cccl")],
             _libraries: [builtins, library],
@@ -79,9 +83,45 @@ impl Nvrtc {
     /// # Errors
     /// When it does not compile: the compiler's own log.
     pub fn compile(&self, text: &str, architecture: &str) -> Result<usize, String> {
+        self.with_program(text, architecture, &[], |program| self.size(program))
+    }
+
+    /// The text as PTX.
+    ///
+    /// # Errors
+    /// As for [`Nvrtc::compile`].
+    pub fn ptx(&self, text: &str, architecture: &str) -> Result<String, String> {
+        self.with_program(text, architecture, &[], |program| {
+            let mut size = 0;
+            // SAFETY: a live program and a number to write to.
+            unsafe { (self.ptx_size)(program, &raw mut size) };
+            let mut ptx = vec![0u8; size];
+            // SAFETY: as many bytes as the text has, its zero included.
+            unsafe { (self.ptx)(program, ptx.as_mut_ptr().cast()) };
+            let ptx = CStr::from_bytes_until_nul(&ptx).map_err(|e| e.to_string())?;
+            Ok(ptx.to_string_lossy().into_owned())
+        })
+    }
+
+    /// What the assembler says of a text: registers, spills, instructions that it had to put in a row.
+    ///
+    /// # Errors
+    /// As for [`Nvrtc::compile`].
+    pub fn assembled(&self, text: &str, architecture: &str) -> Result<String, String> {
+        self.with_program(text, architecture, &["--ptxas-options=-v"], |program| Ok(self.log(program)))
+    }
+
+    fn with_program<T>(
+        &self,
+        text: &str,
+        architecture: &str,
+        more: &[&str],
+        of: impl FnOnce(Program) -> Result<T, String>,
+    ) -> Result<T, String> {
         let text = CString::new(text).map_err(|e| e.to_string())?;
         let mut options = vec![format!("--gpu-architecture={architecture}"), "-lineinfo".into()];
-        options.extend_from_slice(&self.headers);
+        options.extend(self.headers.iter().cloned());
+        options.extend(more.iter().map(|o| o.to_string()));
         let options: Vec<CString> =
             options.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
@@ -93,7 +133,7 @@ impl Nvrtc {
         }
         // SAFETY: the program is alive until it is destroyed below, and the options are C strings that outlive the call.
         let code = unsafe { (self.compile)(program, pointers.len() as c_int, pointers.as_ptr()) };
-        let result = if code == 0 { self.size(program) } else { Err(self.log(program)) };
+        let result = if code == 0 { of(program) } else { Err(self.log(program)) };
         // SAFETY: made above, destroyed once.
         unsafe { (self.destroy)(&raw mut program) };
         result

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ccl_codegen::gpu::target::CUBES_PER_MULTIPROCESSOR;
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::DType;
 use cudarc::driver::result::{self, DriverError};
@@ -17,8 +18,6 @@ use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts};
 use crate::wgpu::watch::guarded;
 
-/// Independent cubes that keep one multiprocessor busy.
-const CUBES_PER_MULTIPROCESSOR: usize = 4;
 /// Independent cubes for a software driver.
 const SOFTWARE_PARALLELISM: usize = 8;
 /// What the names of software drivers' devices start with.

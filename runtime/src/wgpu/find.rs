@@ -3,6 +3,7 @@
 //! Looking opens nothing and never fails: a machine without drivers has no devices, and says why. Opening a device
 //! may fail, for instance where a driver is too old.
 
+use ccl_codegen::gpu::target::CUBES_PER_MULTIPROCESSOR;
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::DType;
 use cubecl::client::Client;
@@ -14,8 +15,6 @@ use crate::device::{DeviceInfo, MemoryInfo, host_memory};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts};
 
-/// Independent cubes that keep one multiprocessor busy.
-const CUBES_PER_MULTIPROCESSOR: usize = 4;
 /// Independent cubes for a software adapter: some for each core of a usual machine.
 const SOFTWARE_PARALLELISM: usize = 8;
 

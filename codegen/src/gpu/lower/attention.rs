@@ -10,6 +10,8 @@ use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::kernels::merge::Merge;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
+use crate::gpu::tensor::attention::TensorAttention;
+use crate::gpu::tensor::tiles::AttentionProblem;
 
 /// Widest head: a unit keeps its channels in registers.
 pub(super) const WIDEST: usize = 256;
@@ -68,6 +70,17 @@ impl Plan {
             }
         };
         Ok(Self { keys, groups, queries, parts, context, per_frame, window, mask: None, count: None })
+    }
+
+    /// The most keys that a query may see, without context tokens.
+    fn most_keys(&self, call: &Call) -> usize {
+        let shape = &call.inputs[1].ty.shape;
+        let all = shape[shape.len() - 3];
+        match self.keys {
+            Keys::All => all.div_ceil(self.parts),
+            Keys::NearestFrame => self.per_frame,
+            Keys::Windows(_) => self.window[0].min(all),
+        }
     }
 
     /// Adds the sizes that attention and its gradient have in common. `blocks` are those of a group, `outputs` first elements.
@@ -136,28 +149,44 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
     let r = call.inputs[0].ty.rank();
     let shape = &call.inputs[0].ty.shape;
     let [heads, dim] = [shape[r - 2], shape[r - 1]];
-    readable(&args, if plan.context > 0 { 5 } else { 3 })?;
-    let tile = tile(target, dim, plan.queries).ok_or_else(|| too_wide(&args, dim))?;
+    let sources = if plan.context > 0 { 5 } else { 3 };
+    readable(&args, sources)?;
     let batches: usize = shape[..r - 3].iter().product();
-    let blocks = plan.queries.div_ceil(tile.queries as usize);
+    let (keys, queries, cubes) = (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
+    let problem = AttentionProblem { dim: dim as u32, queries, keys, cubes };
+    let tensor = if on_tensor_cores(call, target, sources, dim) { problem.tile(target) } else { None };
+    let plain = tile(target, dim, plan.queries);
+    let (rows, units) = match (tensor, plain) {
+        (Some(tile), _) => (tile.queries(), [tile.units(), 1, 1]),
+        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
+        (None, None) => return Err(too_wide(&args, dim)),
+    };
+    let blocks = plan.queries.div_ceil(rows as usize);
     let cubes = count([batches, plan.groups, heads, plan.parts, blocks]);
     plan.push(&mut args, cubes, blocks, [call.outputs[0].offset, call.outputs[1].offset])?;
 
     let context = if plan.context > 0 { Some([args.input(3)?, args.input(4)?]) } else { None };
-    let kernel = Blueprint {
-        q: args.input(0)?,
-        k: args.input(1)?,
-        v: args.input(2)?,
-        context,
-        mask: plan.mask.map(|i| args.input(i)).transpose()?,
-        count: plan.count.map(|i| args.input(i)).transpose()?,
-        out: args.output(0)?,
-        lse: args.output(1)?,
-        keys: plan.keys,
-        lead: (r - 3) as u32,
-        tile,
+    let (q, k, v) = (args.input(0)?, args.input(1)?, args.input(2)?);
+    let (mask, count) = (plan.mask.map(|i| args.input(i)).transpose()?, plan.count.map(|i| args.input(i)).transpose()?);
+    let (out, lse, keys, lead) = (args.output(0)?, args.output(1)?, plan.keys, (r - 3) as u32);
+    let kernel = match (tensor, plain) {
+        (Some(tile), _) => {
+            let dim = dim as u32;
+            Kernel::TensorAttention(TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile })
+        }
+        (None, Some(tile)) => Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile }),
+        (None, None) => return Err(too_wide(&args, dim)),
     };
-    Ok(vec![args.launch(Kernel::Attention(kernel), cubes, [tile.columns, ROWS, 1])?])
+    Ok(vec![args.launch(kernel, cubes, units)?])
+}
+
+/// Whether tensor cores can do it: heads of a width that they take, operands of half precision whose rows are aligned.
+fn on_tensor_cores(call: &Call, target: &Target, sources: usize, dim: usize) -> bool {
+    let aligned = |o: &Operand| {
+        let outer = &o.strides[..o.strides.len() - 1];
+        o.ty.dtype.is_half() && o.offset % 8 == 0 && outer.iter().all(|s| s % 8 == 0)
+    };
+    !target.tensor_cores().is_empty() && [16, 32, 64, 128].contains(&dim) && call.inputs[..sources].iter().all(aligned)
 }
 
 /// Checks that the first operands have packed channels, and that all are within the kernel's index.

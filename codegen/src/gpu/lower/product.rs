@@ -5,10 +5,12 @@ use ccl_ir::partition::Group;
 use ccl_ir::plan::Call;
 
 use super::walk::{Walk, collapse, fits};
-use crate::gpu::blueprint::{Kernel, Program, Slot};
+use crate::gpu::blueprint::{Kernel, Program};
 use crate::gpu::kernels::product::{Product, Tile};
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
+use crate::gpu::tensor::product::{Columns, DEPTH, Factor as TensorFactor, TensorProduct};
+use crate::gpu::tensor::tiles::ProductProblem;
 
 /// Tiles of a target.
 pub(super) fn tile(target: &Target) -> Tile {
@@ -46,7 +48,32 @@ struct Factor {
     inner: u64,
 }
 
+impl Parts {
+    /// Whether tensor cores can do it: factors of half precision, each with neighbours along the depth or along its rows.
+    fn on_tensor_cores(&self, call: &Call, target: &Target) -> bool {
+        let halves = call.inputs[..2].iter().all(|o| o.ty.dtype.is_half());
+        halves && !target.tensor_cores().is_empty() && [&self.a, &self.b].iter().all(|f| f.is_along() || f.is_across())
+    }
+}
+
 impl Factor {
+    /// Whether neighbours in memory are neighbours along the depth.
+    fn is_along(&self) -> bool {
+        self.inner == 1
+    }
+
+    /// Whether neighbours in memory are neighbouring rows, or columns of the right factor.
+    fn is_across(&self) -> bool {
+        self.outer == [1]
+    }
+
+    /// How many neighbours are sure to be aligned together, up to eight.
+    fn align(&self) -> u32 {
+        let steps = if self.is_along() { self.outer.as_slice() } else { std::slice::from_ref(&self.inner) };
+        let all = steps.iter().chain(&self.batches).fold(self.offset | 8, |all, &step| all | step);
+        1 << all.trailing_zeros().min(3)
+    }
+
     fn push(&self, args: &mut Args, batches: &[usize], outer: &[usize], inner: usize) -> Result<(), LowerError> {
         let dims = [batches, outer, &[inner]].concat();
         let strides = [&self.batches[..], &self.outer, &[self.inner]].concat();
@@ -174,16 +201,19 @@ fn alike(groups: &[Group]) -> usize {
     1 + groups.windows(2).take_while(follows).count()
 }
 
-/// The launch.
+/// The launch: on tensor cores where the target has them and the factors are of half precision, else by plain arithmetic.
 fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let tile = tile(target);
     let count = |dims: &[usize]| dims.iter().map(|&d| d as u64).product::<u64>();
     let (batches, m) = (count(&parts.batches), count(&parts.rows));
     let (n, k) = (parts.n as u64, parts.k as u64);
-    let tiles = [m.div_ceil(tile.side.into()), n.div_ceil(tile.side.into())];
+    let problem = ProductProblem { batches, m, n, k, along: [parts.a.is_along(), parts.b.is_along()] };
+    let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
+    let plain = tile(target);
+    let sides = tensor.map_or([plain.side; 2], |tile| tile.sides);
+    let tiles = [m.div_ceil(sides[0].into()), n.div_ceil(sides[1].into())];
     // Positions of masked rows, columns and depths are computed, though nothing is read there.
-    let reach = u64::from(tile.side);
+    let reach = u64::from(sides[0].max(sides[1]).max(DEPTH));
     [m, n, k].into_iter().try_for_each(|size| fits(&args, size + reach))?;
     args.sizes([batches, m, n, k])?;
     args.sizes(tiles)?;
@@ -192,32 +222,43 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let slot_b = args.input(1)?;
     parts.a.push(&mut args, &parts.batches, &parts.rows, parts.k)?;
     parts.b.push(&mut args, &parts.batches, &[parts.n], parts.k)?;
-    let mut slot_bias = None;
+    let wide = |first: u64, steps: &[u64]| n % 8 == 0 && first % 8 == 0 && steps.iter().all(|s| s % 8 == 0);
+    let mut bias = None;
     if let Some(i) = parts.bias {
-        slot_bias = Some(args.input(i)?);
-        let operand = args.operand(i);
+        let (slot, operand) = (args.input(i)?, args.operand(i));
+        bias = Some(Columns { slot, wide: wide(operand.offset, &[]) && operand.strides == [1] });
         Walk { offset: operand.offset, strides: operand.strides.clone() }.push(&mut args, &[parts.n], 0)?;
     }
-    let mut slots: Vec<Slot> = Vec::new();
+    let mut extras: Vec<Columns> = Vec::new();
     for (i, extra) in parts.extras.iter().enumerate() {
-        slots.push(args.input(parts.fixed + i)?);
+        let steps = [&extra.batches[..], &extra.outer].concat();
+        let wide = extra.inner == 1 && wide(extra.offset, &steps);
+        extras.push(Columns { slot: args.input(parts.fixed + i)?, wide });
         extra.push(&mut args, &parts.batches, &parts.rows, parts.n)?;
     }
-    let output = args.output(0)?;
     let first = args.result(0).offset + parts.first;
+    let output = Columns { slot: args.output(0)?, wide: wide(first, &[]) };
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
-    let kernel = Product {
-        batch_rank: parts.batches.len() as u32,
-        row_rank: parts.rows.len() as u32,
-        tile,
-        a: slot_a,
-        b: slot_b,
-        bias: slot_bias,
-        extras: slots,
-        epilogue: parts.epilogue,
-        output,
-    };
+    let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
     let cubes = batches.saturating_mul(tiles[0]).saturating_mul(tiles[1]);
-    args.launch(Kernel::Product(kernel), cubes, [tile.units(), 1, 1])
+    let Some(tile) = tensor else {
+        let kernel = Product {
+            batch_rank,
+            row_rank,
+            tile: plain,
+            a: slot_a,
+            b: slot_b,
+            bias: bias.map(|b| b.slot),
+            extras: extras.iter().map(|e| e.slot).collect(),
+            epilogue: parts.epilogue,
+            output: output.slot,
+        };
+        return args.launch(Kernel::Product(kernel), cubes, [plain.units(), 1, 1]);
+    };
+    let a = TensorFactor { slot: slot_a, along: parts.a.is_along(), align: parts.a.align() };
+    let b = TensorFactor { slot: slot_b, along: parts.b.is_along(), align: parts.b.align() };
+    let epilogue = parts.epilogue;
+    let kernel = TensorProduct { batch_rank, row_rank, tile, a, b, bias, extras, epilogue, output };
+    args.launch(Kernel::TensorProduct(kernel), cubes, [tile.units(), 1, 1])
 }

@@ -1,0 +1,151 @@
+//! Attention on tensor cores: blueprint, tiles and text.
+
+use ccl_ir::ops::NO_KEYS;
+use ccl_ir::partition::Edge;
+use serde::{Deserialize, Serialize};
+
+use super::text::{Group, Prelude, input, output};
+use super::{COMMON, GROUP};
+use crate::gpu::blueprint::{Class, Slot};
+use crate::gpu::kernels::attention_keys::Keys;
+use crate::gpu::launch::Launch;
+use crate::gpu::target::TensorCores;
+
+/// Attention over operands of half precision. Its sizes are those of [`crate::gpu::kernels::attention`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorAttention {
+    /// Queries.
+    pub q: Slot,
+    /// Keys.
+    pub k: Slot,
+    /// Values.
+    pub v: Slot,
+    /// Keys and values of the context tokens.
+    pub context: Option<[Slot; 2]>,
+    /// Terms added to the scores.
+    pub mask: Option<Slot>,
+    /// The number of keys.
+    pub count: Option<Slot>,
+    /// The result.
+    pub out: Slot,
+    /// Its log-sum-exp.
+    pub lse: Slot,
+    /// Which keys a query sees.
+    pub keys: Keys,
+    /// Leading dimensions.
+    pub lead: u32,
+    /// Channels of a head: 16, 32, 64 or 128.
+    pub dim: u32,
+    /// The tile.
+    pub tile: AttentionTile,
+}
+
+/// What a cube works on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttentionTile {
+    /// Which instructions multiply.
+    pub cores: TensorCores,
+    /// Warps along the queries.
+    pub warps_q: u32,
+    /// Tiles of 16 queries that each warp has.
+    pub row_tiles: u32,
+    /// Sets of warps that share the keys of a tile.
+    pub warps_k: u32,
+    /// Keys of one set, a multiple of 16.
+    pub keys: u32,
+}
+
+impl AttentionTile {
+    /// Queries of a cube.
+    pub fn queries(&self) -> u32 {
+        16 * self.warps_q * self.row_tiles
+    }
+
+    /// Units of a cube.
+    pub fn units(&self) -> u32 {
+        32 * self.warps_q * self.warps_k
+    }
+
+    /// Shared memory of a cube in bytes: queries, two tiles of keys and two of values; at the end the results of half of the sets.
+    pub fn shared_bytes(&self, dim: u32) -> u32 {
+        let tiles = 2 * dim * (self.queries() + 4 * self.warps_k * self.keys);
+        let sums = self.warps_k / 2 * self.warps_q * 32 * self.row_tiles * (dim / 2 + 4) * 4;
+        tiles.max(sums)
+    }
+}
+
+impl TensorAttention {
+    /// Whether a term is added to scores.
+    pub fn has_terms(&self) -> bool {
+        self.mask.is_some() || self.keys == Keys::Windows(Edge::Replicate)
+    }
+
+    /// The kernel's text.
+    pub fn text(&self, launch: &Launch) -> String {
+        let mut p = Prelude::new(launch);
+        let tile = &self.tile;
+        for (name, value) in [
+            ("DIM", self.dim),
+            ("WARPS_Q", tile.warps_q),
+            ("ROW_TILES", tile.row_tiles),
+            ("WARPS_K", tile.warps_k),
+            ("KEY_TILE", tile.keys),
+            ("LEAD", self.lead),
+        ] {
+            p.constant(name, value);
+        }
+        keys(&mut p, self.keys);
+        p.flag("HAS_CONTEXT", self.context.is_some());
+        p.flag("HAS_TERMS", self.has_terms());
+        p.flag("HAS_COUNT", self.count.is_some());
+        p.define("SCALE", format!("{:?}f", 1.0 / (self.dim as f32).sqrt()));
+        p.define("NO_KEYS", format!("{:?}f", NO_KEYS as f32));
+        p.input("Q_BUFFER", self.q);
+        p.input("K_BUFFER", self.k);
+        p.input("V_BUFFER", self.v);
+        if let Some([k, v]) = self.context {
+            p.input("CK_BUFFER", k);
+            p.input("CV_BUFFER", v);
+        }
+        if let Some(mask) = self.mask {
+            p.input("MASK_BUFFER", mask);
+        }
+        p.define("COUNT_OF(sizes)", self.count.map_or("0".into(), |c| format!("{}[sizes[COUNT]]", input(c))));
+        p.define("OUT_BUFFER", output(self.out));
+        p.define("LSE_BUFFER", output(self.lse));
+        p.define("OUT_TYPE", if self.out.class == Class::Half { "half_t" } else { "float" });
+        let (keys, parts) = (include_str!("keys.cuh"), include_str!("attention_parts.cuh"));
+        if tile.cores == TensorCores::Mma {
+            return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
+        }
+        let half = launch.blueprint.half;
+        let scores = |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
+        p.define("SCORES_FIRST", scores(true));
+        p.define("SCORES_MORE", scores(false));
+        let values = Group { half, columns: self.dim, sums: "result", first: false, turn_b: true };
+        p.define("VALUES_MORE", values.of_registers("left[j]"));
+        p.finish(&[COMMON, GROUP, keys, parts, include_str!("attention_group.cuh")])
+    }
+}
+
+/// Which keys a query sees.
+pub(super) fn keys(p: &mut Prelude, keys: Keys) {
+    for (value, name) in ["KEYS_ALL", "KEYS_WINDOW", "KEYS_NEAREST"].into_iter().enumerate() {
+        p.define(name, value);
+    }
+    for (value, name) in ["EDGE_SHIFT", "EDGE_MASK", "EDGE_REPLICATE"].into_iter().enumerate() {
+        p.define(name, value);
+    }
+    let (kind, edge) = match keys {
+        Keys::All => ("KEYS_ALL", Edge::Shift),
+        Keys::NearestFrame => ("KEYS_NEAREST", Edge::Shift),
+        Keys::Windows(edge) => ("KEYS_WINDOW", edge),
+    };
+    p.define("KEYS_ARE", kind);
+    let edge = match edge {
+        Edge::Shift => "EDGE_SHIFT",
+        Edge::Mask => "EDGE_MASK",
+        Edge::Replicate => "EDGE_REPLICATE",
+    };
+    p.define("EDGE", edge);
+}

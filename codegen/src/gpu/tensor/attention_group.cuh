@@ -1,0 +1,95 @@
+// Attention with `wgmma`: four warps multiply 64 queries with tiles of keys and values straight from shared memory. The scores of one tile are
+// computed while the values of the tile before it are added up, and weights are made of the former while the latter goes on.
+
+static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0 && DIM % 64 == 0, "four warps have 64 queries");
+
+__device__ __forceinline__ void scores_of(float (&score)[KEYS][4], u32 q_at, u32 k_at) {
+#pragma unroll
+  for (int d = 0; d < DEPTHS; d++) {
+    // 16 channels: 32 bytes of each row, in blocks of 64 channels.
+    const u64 left = matrix(q_at + d / 4 * (BQ * 128) + d % 4 * 32, 16, 1024), right = matrix(k_at + d / 4 * (BK * 128) + d % 4 * 32, 16, 1024);
+    if (d == 0) {
+      SCORES_FIRST
+    } else {
+      SCORES_MORE
+    }
+  }
+  products_end();
+}
+
+__device__ __forceinline__ void values_of(float (&result)[COLUMNS][4], const u32 (&left)[KEYS / 2][4], u32 v_at) {
+#pragma unroll
+  for (int j = 0; j < KEYS / 2; j++) {
+    // 16 values: two blocks of eight lines.
+    const u64 right = matrix(v_at + j * 2048, BK * 128, 1024);
+    VALUES_MORE
+  }
+  products_end();
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const u32* sizes = info.scalars_u32;
+  const Buffers buffers = {ARGUMENTS};
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  Work w;
+  if (!work_of(w, buffers, sizes)) return;
+  const u32 q_at = shared_address(memory), k_at = q_at + Q_BYTES, v_at = k_at + 2 * TILE_BYTES;
+  // The 64 queries of these four warps.
+  const u32 mine = q_at + warp / 4 * 64 * 128;
+  Source keys, values;
+  sources(keys, values, buffers, sizes, w);
+  const u32 steps = (w.to - w.from + BK - 1) / BK;
+  float result[1][COLUMNS][4] = {}, top[1][2] = {{FLOOR, FLOOR}}, sum[1][2] = {};
+  if (steps > 0) {
+    queries_tile(q_at, buffers, sizes, w);
+    keys.tile<THREADS, BK>(k_at, w.from, w.to);
+    copies_end();
+    values.tile<THREADS, BK>(v_at, w.from, w.to);
+    if (steps > 1) keys.tile<THREADS, BK>(k_at + TILE_BYTES, w.from + BK, w.to);
+    copies_end();
+    copies_wait<1>();
+    copies_shown();
+    __syncthreads();
+    float score[1][KEYS][4], keep[2];
+    u32 left[KEYS / 2][4];
+    products_begin();
+    scores_of(score[0], mine, k_at);
+    products_wait<0>();
+    if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
+    soften(score[0], top[0], sum[0], keep);
+#pragma unroll
+    for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+
+#pragma unroll 1
+    for (u32 step = 0; step + 1 < steps; step++) {
+      const u32 first = w.from + (step + 1) * BK, stage = step % 2 * TILE_BYTES, other = TILE_BYTES - stage;
+      // The next keys and these values are there; all warps have done with these keys and the values before.
+      copies_wait<0>();
+      copies_shown();
+      __syncthreads();
+      if (step + 2 < steps) keys.tile<THREADS, BK>(k_at + stage, first + BK, w.to);
+      values.tile<THREADS, BK>(v_at + other, first, w.to);
+      copies_end();
+      products_begin();
+      scores_of(score[0], mine, k_at + other);
+      values_of(result[0], left, v_at + stage);
+      products_wait<1>();
+      if (HAS_TERMS || first + BK > w.to) hide(score, first + lane % 4 * 2, buffers, sizes, w);
+      soften(score[0], top[0], sum[0], keep);
+      products_wait<0>();
+      weigh(result[0], keep);
+#pragma unroll
+      for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+    }
+    copies_wait<0>();
+    copies_shown();
+    __syncthreads();
+    products_begin();
+    values_of(result[0], left, v_at + (steps - 1) % 2 * TILE_BYTES);
+    products_wait<0>();
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) sum[0][half] = sum_of_four(sum[0][half]);
+  finish(result, top, sum, warp, buffers, sizes, w);
+}

@@ -1,0 +1,204 @@
+// A matrix product with an epilogue on tensor cores.
+//
+// A cube computes BM x BN of the result; its warps, WARPS_M x WARPS_N of them, a part each. STAGES tiles of depth 64 are in shared memory or on
+// their way. A factor whose depth is contiguous lies there by rows of 64, another by its columns: what is read transposed is turned by
+// `ldmatrix`. Rows, columns and depths beyond the sizes are zeros and are not stored. The sizes are those of `kernels::product`.
+
+//
+// With WGMMA four warps together multiply 64 rows by BN columns straight from shared memory; their sums lie in registers as those of
+// `mma` do, 16 rows a warp. The tensor cores work on while the next tile is waited for, so that a place is free one step later.
+
+constexpr int BK = 64;
+#ifdef WGMMA
+constexpr int AHEAD = STAGES - 2; // tiles on their way
+#else
+constexpr int AHEAD = STAGES - 1;
+#endif
+constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
+constexpr int MI = WM / 16, NI = WN / 8;
+constexpr int A_BYTES = BM * BK * 2, B_BYTES = BN * BK * 2, STAGE_BYTES = A_BYTES + B_BYTES;
+constexpr int AT_ROWS = 6 + BATCH_RANK, AT_A = AT_ROWS + ROW_RANK, AT_B = AT_A + 2 + BATCH_RANK + ROW_RANK;
+constexpr int AT_BIAS = AT_B + 3 + BATCH_RANK, AT_EXTRAS = AT_BIAS + (HAS_BIAS ? 2 : 0), EXTRA_SIZES = 2 + BATCH_RANK + ROW_RANK;
+constexpr int AT_OUT = AT_EXTRAS + EXTRAS * EXTRA_SIZES;
+
+// Brings one tile of a factor to shared memory. OUTER: rows (or columns) of the tile; ALONG: its depth is contiguous. `first` and
+// `count` are the tile's first row and the number of all; `lines` says where this thread's rows begin.
+template <int OUTER, bool ALONG, int ALIGN>
+struct Loader {
+  static constexpr int CHUNKS = ALONG ? BK / 8 : OUTER / 8;          // of a line in shared memory
+  static constexpr int LINES = ALONG ? OUTER : BK;                   // lines
+  static constexpr int STEP = THREADS / CHUNKS > 0 ? THREADS / CHUNKS : 1;
+  static constexpr int COUNT = (LINES + STEP - 1) / STEP;
+  const half_t* base;
+  u32 lines[ALONG ? COUNT : 1]; // ALONG: first elements of this thread's rows
+  u32 stride;                   // not ALONG: distance along the depth
+  u32 first, count, chunk, line;
+
+  __device__ __forceinline__ void tile(u32 to, u32 depth, u32 k) const {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+      u32 at = line + i * STEP;
+      if (LINES % STEP != 0 && at >= LINES) break;
+      u32 place = to + (ALONG ? swizzled<CHUNKS>(at, chunk) : swizzled_across<CHUNKS, BK>(at, chunk));
+      if constexpr (ALONG) {
+        u32 z = depth + chunk * 8;
+        bool there = first + at < count && z < k;
+        copy8<ALIGN>(place, base + (there ? lines[i] + z : 0), there ? int(k - z) : 0, base);
+      } else {
+        u32 z = depth + at, x = first + chunk * 8;
+        bool there = z < k && x < count;
+        copy8<ALIGN>(place, base + (there ? lines[0] + z * stride + x : 0), there ? int(count - x) : 0, base);
+      }
+    }
+  }
+};
+
+#ifdef WGMMA
+static_assert(MI == 1 && WARPS_N == 1 && BM % 64 == 0 && STAGES > 2, "four warps have 64 whole rows");
+
+// sums += left right for 64 rows of four warps, BN columns and a depth of 16.
+__device__ __forceinline__ void multiply_group(float (&sums)[NI][4], u64 left, u64 right) {
+  MULTIPLY_GROUP
+}
+#endif
+
+// Brings eight sums of a row to an end: bias, epilogue, store. Made from the blueprint.
+__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, float (&sums)[8]);
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const u32* sizes = info.scalars_u32;
+  const Buffers buffers = {ARGUMENTS};
+  const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
+  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
+
+  // Tiles that are computed at the same time share rows and columns: GROUP rows of tiles at a time, column by column.
+  const u32 tiles = row_tiles * column_tiles, batch = cube_number() / tiles;
+  if (batch >= sizes[0]) return;
+  u32 tile = cube_number() % tiles;
+  const u32 group = tile / (GROUP * column_tiles), in_group = tile % (GROUP * column_tiles);
+  const u32 height = min(u32(GROUP), row_tiles - group * GROUP);
+  const u32 first_row = (group * GROUP + in_group % height) * BM, first_column = in_group / height * BN;
+
+  Loader<BM, A_ALONG, A_ALIGN> a;
+  Loader<BN, B_ALONG, B_ALIGN> b;
+  {
+    a.base = A_BUFFER + sizes[AT_A] + distance<BATCH_RANK>(sizes, batch, 6, AT_A + 1);
+    a.first = first_row, a.count = m, a.chunk = threadIdx.x % a.CHUNKS, a.line = threadIdx.x / a.CHUNKS;
+    b.base = B_BUFFER + sizes[AT_B] + distance<BATCH_RANK>(sizes, batch, 6, AT_B + 1);
+    b.first = first_column, b.count = n, b.chunk = threadIdx.x % b.CHUNKS, b.line = threadIdx.x / b.CHUNKS;
+    if constexpr (A_ALONG) {
+#pragma unroll
+      for (int i = 0; i < a.COUNT; i++)
+        a.lines[i] = distance<ROW_RANK>(sizes, min(first_row + a.line + i * a.STEP, m - 1), AT_ROWS, AT_A + 1 + BATCH_RANK);
+    } else {
+      a.lines[0] = 0, a.stride = sizes[AT_B - 1];
+    }
+    if constexpr (B_ALONG) {
+#pragma unroll
+      for (int i = 0; i < b.COUNT; i++) b.lines[i] = (first_column + b.line + i * b.STEP) * sizes[AT_B + 1 + BATCH_RANK];
+    } else {
+      b.lines[0] = 0, b.stride = sizes[AT_B + 2 + BATCH_RANK];
+    }
+  }
+
+  float sums[MI][NI][4];
+#pragma unroll
+  for (int i = 0; i < MI; i++)
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[i][j][e] = 0.0f;
+
+  const u32 shared = shared_address(memory);
+  const u32 steps = (k + BK - 1) / BK;
+#pragma unroll
+  for (int s = 0; s < AHEAD; s++) {
+    if (s < steps) a.tile(shared + s * STAGE_BYTES, s * BK, k), b.tile(shared + s * STAGE_BYTES + A_BYTES, s * BK, k);
+    copies_end();
+  }
+  u32 stage = 0;
+#pragma unroll 1
+  for (u32 step = 0; step < steps; step++) {
+    copies_wait<AHEAD - 1>();
+#ifdef WGMMA
+    copies_shown();
+#endif
+    // The tile is there for all, and the one whose place is taken next was read by all.
+    __syncthreads();
+    const u32 next = step + AHEAD, free = (stage + AHEAD) % STAGES;
+    if (next < steps) {
+      a.tile(shared + free * STAGE_BYTES, next * BK, k);
+      b.tile(shared + free * STAGE_BYTES + A_BYTES, next * BK, k);
+    }
+    copies_end();
+    const u32 a_at = shared + stage * STAGE_BYTES, b_at = a_at + A_BYTES;
+#ifdef WGMMA
+    products_begin();
+#pragma unroll
+    for (int q = 0; q < BK / 16; q++) {
+      // 16 of the depth: 32 bytes of each row, or two blocks of eight lines.
+      const u64 left = A_ALONG ? matrix(a_at + warp / 4 * 64 * 128 + q * 32, 16, 1024) : matrix(a_at + warp / 4 * BK * 128 + q * 2048, BK * 128, 1024);
+      const u64 right = B_ALONG ? matrix(b_at + q * 32, 16, 1024) : matrix(b_at + q * 2048, BK * 128, 1024);
+      multiply_group(sums[0], left, right);
+    }
+    products_end();
+    products_wait<1>();
+#else
+#pragma unroll
+    for (int q = 0; q < BK / 16; q++) {
+      u32 left[MI][4], right[(NI + 1) / 2][4];
+#pragma unroll
+      for (int i = 0; i < MI; i++) {
+        if constexpr (A_ALONG)
+          matrices(left[i], a_at + swizzled<BK / 8>(warp_m * WM + i * 16 + lane % 16, q * 2 + lane / 16));
+        else
+          matrices_transposed(left[i], a_at + swizzled_across<BM / 8, BK>(q * 16 + lane % 8 + lane / 16 * 8, (warp_m * WM + i * 16) / 8 + lane / 8 % 2));
+      }
+#pragma unroll
+      for (int j = 0; j < NI / 2; j++) {
+        if constexpr (B_ALONG)
+          matrices(right[j], b_at + swizzled<BK / 8>(warp_n * WN + j * 16 + lane % 8 + lane / 16 * 8, q * 2 + lane / 8 % 2));
+        else
+          matrices_transposed(right[j], b_at + swizzled_across<BN / 8, BK>(q * 16 + lane % 16, (warp_n * WN + j * 16) / 8 + lane / 16));
+      }
+#pragma unroll
+      for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++) multiply(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+    }
+#endif
+    stage = stage == STAGES - 1 ? 0 : stage + 1;
+  }
+  copies_wait<0>();
+#ifdef WGMMA
+  products_wait<0>();
+#endif
+  // Everything in shared memory was read: sums take its place, 16 rows of each warp at a time.
+  __syncthreads();
+  constexpr int PITCH = WN + 8;
+  float* strip = reinterpret_cast<float*>(memory) + warp * (16 * PITCH);
+#pragma unroll
+  for (int i = 0; i < MI; i++) {
+#pragma unroll
+    for (int j = 0; j < NI; j++) {
+      u32 at = lane / 4 * PITCH + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(strip + at) = make_float2(sums[i][j][0], sums[i][j][1]);
+      *reinterpret_cast<float2*>(strip + at + 8 * PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
+    }
+    __syncwarp();
+    // Eight columns a lane, so that what is read and written lies side by side.
+    constexpr int LANES = WN / 8;
+#pragma unroll
+    for (int r = 0; r < 16; r += 32 / LANES) {
+      u32 line = r + lane / LANES, row = first_row + warp_m * WM + i * 16 + line, column = first_column + warp_n * WN + lane % LANES * 8;
+      if (row < m && column < n) {
+        float x[8];
+        take8(strip + line * PITCH + lane % LANES * 8, x);
+        store8(buffers, sizes, batch, row, column, int(n - column), x);
+      }
+    }
+    __syncwarp();
+  }
+}

@@ -1,0 +1,154 @@
+//! Matrix products on tensor cores: blueprint, tiles and text.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{FUNCTIONS, Group, Prelude, input, output, program};
+use super::{COMMON, GROUP};
+use crate::gpu::blueprint::{Program, Slot};
+use crate::gpu::launch::Launch;
+use crate::gpu::target::TensorCores;
+
+/// A product whose factors are of half precision. Its sizes are those of [`crate::gpu::kernels::product`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorProduct {
+    /// Number of dimensions that number the batches.
+    pub batch_rank: u32,
+    /// Number of dimensions that number the rows.
+    pub row_rank: u32,
+    /// How the work is cut.
+    pub tile: ProductTile,
+    /// The left factor, one row of the result each.
+    pub a: Factor,
+    /// The right factor, one column of the result each.
+    pub b: Factor,
+    /// Added to the columns.
+    pub bias: Option<Columns>,
+    /// Further inputs of the epilogue.
+    pub extras: Vec<Columns>,
+    /// What is done with each sum: input 0 of the program.
+    pub epilogue: Program,
+    /// Where the result goes.
+    pub output: Columns,
+}
+
+/// A factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Factor {
+    /// Its buffer.
+    pub slot: Slot,
+    /// Whether neighbours in memory are neighbours along the depth; else along rows (or columns).
+    pub along: bool,
+    /// How many neighbours are sure to be aligned together: 8, 4, 2 or 1.
+    pub align: u32,
+}
+
+/// An operand of the result's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Columns {
+    /// Its buffer.
+    pub slot: Slot,
+    /// Whether columns are neighbours in memory, aligned and whole by eights.
+    pub wide: bool,
+}
+
+/// How a product is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProductTile {
+    /// Which instructions multiply.
+    pub cores: TensorCores,
+    /// Rows and columns of the result that a cube computes.
+    pub sides: [u32; 2],
+    /// Warps along rows and columns.
+    pub warps: [u32; 2],
+    /// Tiles of the depth that are in shared memory or on their way.
+    pub stages: u32,
+}
+
+/// Depth of a tile: a line of 128 bytes.
+pub const DEPTH: u32 = 64;
+
+impl ProductTile {
+    /// Units of a cube.
+    pub fn units(&self) -> u32 {
+        32 * self.warps[0] * self.warps[1]
+    }
+
+    /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp.
+    pub fn shared_bytes(&self) -> u32 {
+        let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
+        let strips = self.warps[0] * self.warps[1] * 16 * (self.sides[1] / self.warps[1] + 8) * 4;
+        stages.max(strips)
+    }
+}
+
+impl TensorProduct {
+    /// The kernel's text.
+    pub fn text(&self, launch: &Launch) -> String {
+        let mut p = Prelude::new(launch);
+        let tile = &self.tile;
+        for (name, value) in [
+            ("BM", tile.sides[0]),
+            ("BN", tile.sides[1]),
+            ("WARPS_M", tile.warps[0]),
+            ("WARPS_N", tile.warps[1]),
+            ("STAGES", tile.stages),
+            // Rows of tiles that go through the columns together, so that what they read stays in the second-level cache.
+            ("GROUP", 1024 / tile.sides[0].max(64)),
+            ("BATCH_RANK", self.batch_rank),
+            ("ROW_RANK", self.row_rank),
+            ("EXTRAS", self.extras.len() as u32),
+            ("A_ALIGN", self.a.align),
+            ("B_ALIGN", self.b.align),
+        ] {
+            p.constant(name, value);
+        }
+        p.flag("HAS_BIAS", self.bias.is_some());
+        p.flag("A_ALONG", self.a.along);
+        p.flag("B_ALONG", self.b.along);
+        p.input("A_BUFFER", self.a.slot);
+        p.input("B_BUFFER", self.b.slot);
+        if tile.cores == TensorCores::Wgmma {
+            p.define("WGMMA", "");
+            let [turn_a, turn_b] = [self.a.along, self.b.along].map(|along| !along);
+            let product = Group { half: launch.blueprint.half, columns: tile.sides[1], sums: "sums", first: false, turn_b };
+            p.define("MULTIPLY_GROUP", product.of_shared("left", turn_a));
+        }
+        let program = program(&self.epilogue, 1 + self.extras.len());
+        let group = if tile.cores == TensorCores::Wgmma { GROUP } else { "" };
+        p.finish(&[COMMON, group, FUNCTIONS, &program, include_str!("product.cuh"), &self.finish()])
+    }
+
+    /// The function that brings eight sums of a row to an end.
+    fn finish(&self) -> String {
+        let mut text = String::from(
+            "__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, \
+             u32 column, int there, float (&sums)[8]) {\n  float result[8];\n",
+        );
+        let mut line = |line: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {line}");
+        };
+        if let Some(bias) = self.bias {
+            let from = format!("{} + sizes[AT_BIAS] + column * sizes[AT_BIAS + 1]", input(bias.slot));
+            line(format!("float bias[8];\n  read8<{}>({from}, sizes[AT_BIAS + 1], there, bias);", bias.wide));
+        }
+        for (e, extra) in self.extras.iter().enumerate() {
+            line(format!("const int at{e} = AT_EXTRAS + {e} * EXTRA_SIZES;\n  float x{e}[8];"));
+            let outer = format!(
+                "distance<BATCH_RANK>(sizes, batch, 6, at{e} + 1) + \
+                 distance<ROW_RANK>(sizes, row, AT_ROWS, at{e} + 1 + BATCH_RANK)"
+            );
+            let step = format!("sizes[at{e} + EXTRA_SIZES - 1]");
+            let from = format!("{} + sizes[at{e}] + {outer} + column * {step}", input(extra.slot));
+            line(format!("read8<{}>({from}, {step}, there, x{e});", extra.wide));
+        }
+        let extras: String = (0..self.extras.len()).map(|e| format!(", x{e}[i]")).collect();
+        let bias = if self.bias.is_some() { " + bias[i]" } else { "" };
+        line(format!("#pragma unroll\n  for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{extras});"));
+        let out = format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
+        line(format!("write8<{}>({out}, there, result);\n}}", self.output.wide));
+        text
+    }
+}

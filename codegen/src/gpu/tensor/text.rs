@@ -1,0 +1,191 @@
+//! From blueprints to CUDA texts: constants and buffers by name, then what all kernels share, then the kernel.
+
+use std::fmt::Write;
+
+use ccl_ir::DType;
+use ccl_ir::ops::{BinaryKind, UnaryKind};
+
+use crate::gpu::blueprint::{Class, Program, Slot, Source, Step};
+use crate::gpu::launch::Launch;
+
+/// The lines before a kernel.
+pub(super) struct Prelude {
+    text: String,
+    /// Type and name of each buffer, in the order of the arguments.
+    buffers: Vec<(&'static str, String)>,
+    sizes: usize,
+}
+
+impl Prelude {
+    /// The kind of half precision and the buffers of a launch.
+    pub(super) fn new(launch: &Launch) -> Self {
+        let mut text = String::from("// Tensor cores: see ccl_codegen::gpu::tensor.\n");
+        if launch.blueprint.half == DType::F16 {
+            text.push_str("#define HALF_F16\n");
+        }
+        let lists = [
+            ("unsigned short const*", "h", launch.halves.len()),
+            ("float const*", "f", launch.floats.len()),
+            ("int const*", "i", launch.ints.len()),
+            ("unsigned short*", "ho", launch.half_outs.len()),
+            ("float*", "fo", launch.float_outs.len()),
+        ];
+        let buffers = lists.iter().flat_map(|&(ty, name, n)| (0..n).map(move |i| (ty, format!("{name}{i}")))).collect();
+        Self { text, buffers, sizes: launch.sizes.len() }
+    }
+
+    /// A number that is known when the kernel is compiled.
+    pub(super) fn constant(&mut self, name: &str, value: impl Into<i64>) {
+        self.line(format_args!("constexpr int {name} = {};", value.into()));
+    }
+
+    /// A question that is answered when the kernel is compiled.
+    pub(super) fn flag(&mut self, name: &str, value: bool) {
+        self.line(format_args!("constexpr bool {name} = {value};"));
+    }
+
+    /// A macro.
+    pub(super) fn define(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.line(format_args!("#define {name} {value}"));
+    }
+
+    /// The buffer of an operand that is read, under a name.
+    pub(super) fn input(&mut self, name: &str, slot: Slot) {
+        self.define(name, input(slot));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    /// The text: these lines, the arguments' names, and the parts. The layout of the sizes is that of CubeCL's kernels.
+    pub(super) fn finish(mut self, parts: &[&str]) -> String {
+        let parameters: Vec<String> =
+            self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}")).collect();
+        let names = self.buffers.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let fields: Vec<String> = self.buffers.iter().map(|(ty, name)| format!("{ty} {name};")).collect();
+        let (sizes, count) = (self.sizes.next_multiple_of(2), self.buffers.len());
+        self.define("PARAMETERS", format!("{}, __grid_constant__ info_st const info", parameters.join(", ")));
+        self.define("ARGUMENTS", names);
+        self.line(format_args!("struct info_st {{ unsigned scalars_u32[{sizes}]; unsigned static_meta[{count}]; }};"));
+        self.line(format_args!("struct Buffers {{ {} }};", fields.join(" ")));
+        [&[self.text.as_str()], parts].concat().join("\n")
+    }
+}
+
+/// Where an operand that is read is found.
+pub(super) fn input(slot: Slot) -> String {
+    let name = match slot.class {
+        Class::Half => "h",
+        Class::Float => "f",
+        Class::Int => "i",
+    };
+    format!("buffers.{name}{}", slot.index)
+}
+
+/// Where an operand that is written is found.
+pub(super) fn output(slot: Slot) -> String {
+    let name = if slot.class == Class::Half { "ho" } else { "fo" };
+    format!("buffers.{name}{}", slot.index)
+}
+
+/// The functions of one number, as `ccl_ir::ops::UnaryKind` defines them. `tanh` by one exponential: hardware's own has 11 bits.
+pub(super) const FUNCTIONS: &str = "\
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ __forceinline__ float hyperbolic(float x) { return 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x)); }
+__device__ __forceinline__ float gelu_inner(float x) { return 0.7978846f * (x + 0.044715f * x * x * x); }
+";
+
+/// A program as C: a function `program` of `inputs` numbers.
+pub(super) fn program(program: &Program, inputs: usize) -> String {
+    let parameters: Vec<String> = (0..inputs).map(|i| format!("float x{i}")).collect();
+    let mut text = format!("__device__ __forceinline__ float program({}) {{\n", parameters.join(", "));
+    let source = |s: &Source| match *s {
+        Source::In(n) => format!("x{n}"),
+        Source::Step(n) => format!("s{n}"),
+        Source::Const(bits) => format!("__uint_as_float(0x{bits:08x}u)"),
+    };
+    for (i, step) in program.steps.iter().enumerate() {
+        let value = match step {
+            Step::Unary(kind, a) => unary(*kind, &source(a)),
+            Step::Binary(kind, a, b) => {
+                let sign = match kind {
+                    BinaryKind::Add => '+',
+                    BinaryKind::Sub => '-',
+                    BinaryKind::Mul => '*',
+                };
+                format!("{} {sign} {}", source(a), source(b))
+            }
+        };
+        let _ = writeln!(text, "  float s{i} = {value};");
+    }
+    let last = if program.steps.is_empty() { "x0".into() } else { format!("s{}", program.steps.len() - 1) };
+    let _ = writeln!(text, "  return {last};\n}}");
+    text
+}
+
+fn unary(kind: UnaryKind, x: &str) -> String {
+    match kind {
+        UnaryKind::Neg => format!("-{x}"),
+        UnaryKind::Exp => format!("expf({x})"),
+        UnaryKind::Silu => format!("{x} * sigmoid({x})"),
+        UnaryKind::GeluTanh => format!("0.5f * {x} * (1.0f + hyperbolic(gelu_inner({x})))"),
+        UnaryKind::GeluErf => format!("0.5f * {x} * (1.0f + erff({x} * 0.70710677f))"),
+        UnaryKind::SiluGrad => format!("sigmoid({x}) * (1.0f + {x} * (1.0f - sigmoid({x})))"),
+        UnaryKind::GeluTanhGrad => format!(
+            "0.5f * (1.0f + hyperbolic(gelu_inner({x}))) + 0.5f * {x} * (1.0f - hyperbolic(gelu_inner({x})) * \
+             hyperbolic(gelu_inner({x}))) * (0.7978846f * (1.0f + 0.134145f * {x} * {x}))"
+        ),
+        UnaryKind::GeluErfGrad => {
+            format!("0.5f * (1.0f + erff({x} * 0.70710677f)) + {x} * 0.3989423f * expf(-0.5f * {x} * {x})")
+        }
+    }
+}
+
+/// An instruction of four warps (`wgmma`): 64 rows, a depth of 16.
+pub(super) struct Group {
+    /// The kind of half precision.
+    pub half: DType,
+    /// Columns.
+    pub columns: u32,
+    /// The array of sums.
+    pub sums: &'static str,
+    /// Whether the sums begin with this product.
+    pub first: bool,
+    /// Whether the right factor's neighbours in memory are columns.
+    pub turn_b: bool,
+}
+
+impl Group {
+    /// With the left factor in shared memory; `turn_a` as `turn_b`.
+    pub fn of_shared(&self, left: &str, turn_a: bool) -> String {
+        let at = self.columns / 2;
+        let turns = format!(", {}, {}", u8::from(turn_a), u8::from(self.turn_b));
+        self.text(&format!("%{at}, %{}", at + 1), &turns, &format!("\"l\"({left}), \"l\"(right)"))
+    }
+
+    /// With the left factor in four registers.
+    pub fn of_registers(&self, left: &str) -> String {
+        let at = self.columns / 2;
+        let names: Vec<String> = (at..at + 4).map(|i| format!("%{i}")).collect();
+        let inputs: String = (0..4).map(|i| format!("\"r\"({left}[{i}]), ")).collect();
+        let turns = format!(", {}", u8::from(self.turn_b));
+        self.text(&format!("{{{}}}, %{}", names.join(", "), at + 4), &turns, &format!("{inputs}\"l\"(right)"))
+    }
+
+    fn text(&self, factors: &str, turns: &str, inputs: &str) -> String {
+        let ty = if self.half == DType::F16 { "f16" } else { "bf16" };
+        let count = self.columns / 2;
+        let registers: Vec<String> = (0..count).map(|i| format!("%{i}")).collect();
+        let (mode, more) = if self.first { ('=', 0) } else { ('+', 1) };
+        let sums: Vec<String> =
+            (0..count).map(|i| format!("\"{mode}f\"({}[{}][{}])", self.sums, i / 4, i % 4)).collect();
+        format!(
+            "asm volatile(\"wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {{{}}}, {factors}, {more}, 1, 1{turns};\" : {} : {inputs});",
+            self.columns,
+            registers.join(", "),
+            sums.join(", ")
+        )
+    }
+}

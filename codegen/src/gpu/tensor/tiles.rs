@@ -1,0 +1,251 @@
+//! How work is cut for tensor cores: the tiles that a kernel may have, what each is expected to take, and what was chosen by measuring.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::attention::AttentionTile;
+use super::product::{DEPTH, ProductTile};
+use crate::gpu::blueprint::Kernel;
+use crate::gpu::kernels::attention_keys::{Keys, at};
+use crate::gpu::launch::Launch;
+use crate::gpu::target::{Target, TensorCores};
+
+/// Operations of a multiprocessor in a cycle with `mma.sync`: on compute capability 8.0 all there are, on 9.0 about what `mma.sync` reaches.
+const MMA: f64 = 2048.0;
+/// Likewise with `wgmma` (H100 data sheet: 989 TFLOP/s in 132 multiprocessors at 1.83 GHz).
+const WGMMA: f64 = 4096.0;
+/// Bytes that shared memory gives in a cycle.
+const SHARED: f64 = 128.0;
+/// Cycles of a cube before its first product and after its last one.
+const ENDS: f64 = 2500.0;
+/// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
+const RESERVED: u32 = 1024;
+
+/// Tiles that measuring found best, by problem. A problem that is not here takes the tile that is expected to be best.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Choices {
+    /// Tiles of products, by [`ProductProblem::key`].
+    pub products: BTreeMap<String, ProductTile>,
+    /// Tiles of attention, by [`AttentionProblem::key`].
+    pub attentions: BTreeMap<String, AttentionTile>,
+}
+
+/// A problem that has tiles to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A product.
+    Product(ProductProblem),
+    /// An attention.
+    Attention(AttentionProblem),
+}
+
+/// A tile of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemTile {
+    /// Of a product.
+    Product(ProductTile),
+    /// Of an attention.
+    Attention(AttentionTile),
+}
+
+impl Problem {
+    /// The problem that a launch solves, where it is one on tensor cores.
+    pub fn of(launch: &Launch) -> Option<Self> {
+        let size = |i: usize| launch.sizes[i] as usize;
+        match &launch.blueprint.kernel {
+            Kernel::TensorProduct(p) => {
+                let [batches, m, n, k] = [0, 1, 2, 3].map(|i| u64::from(launch.sizes[i]));
+                Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along] }))
+            }
+            Kernel::TensorAttention(a) => {
+                let (queries, keys) = match a.keys {
+                    Keys::All => (size(at::QUERIES), size(at::KEYS).div_ceil(size(at::PARTS))),
+                    Keys::NearestFrame => (size(at::QUERIES).div_ceil(size(at::GROUPS)), size(at::PER_FRAME)),
+                    Keys::Windows(_) => (size(at::PER_FRAME), size(at::WINDOW).min(size(at::KEYS))),
+                };
+                let keys = keys + size(at::CONTEXT);
+                let cubes = [at::BATCHES, at::HEADS, at::GROUPS, at::PARTS].map(size).into_iter().product();
+                Some(Self::Attention(AttentionProblem { dim: a.dim, queries, keys, cubes }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Name of the problem in a file of choices.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Product(p) => p.key(),
+            Self::Attention(a) => a.key(),
+        }
+    }
+
+    /// The tiles that the target has for it.
+    pub fn tiles(&self, target: &Target) -> Vec<ProblemTile> {
+        match self {
+            Self::Product(_) => product_tiles(target).map(ProblemTile::Product).collect(),
+            Self::Attention(a) => a.tiles(target).map(ProblemTile::Attention).collect(),
+        }
+    }
+}
+
+impl Choices {
+    /// Takes a tile for a problem from now on.
+    pub fn choose(&mut self, problem: &Problem, tile: ProblemTile) {
+        match tile {
+            ProblemTile::Product(tile) => {
+                self.products.insert(problem.key(), tile);
+            }
+            ProblemTile::Attention(tile) => {
+                self.attentions.insert(problem.key(), tile);
+            }
+        }
+    }
+}
+
+/// What the choice of a product's tile depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProductProblem {
+    /// Products.
+    pub batches: u64,
+    /// Rows of the result.
+    pub m: u64,
+    /// Columns of the result.
+    pub n: u64,
+    /// Depth.
+    pub k: u64,
+    /// Whether the depth is contiguous, of the left factor and of the right one.
+    pub along: [bool; 2],
+}
+
+impl ProductProblem {
+    /// Name of the problem in a file of choices: `1x18480x5120x5120 tn`, as BLAS names the factors.
+    pub fn key(&self) -> String {
+        let Self { batches, m, n, k, along: [a, b] } = self;
+        format!("{batches}x{m}x{n}x{k} {}{}", if *a { 't' } else { 'n' }, if *b { 'n' } else { 't' })
+    }
+
+    /// The tile: what was chosen by measuring, else what is expected to be fastest; `None` where the target has no tile for it.
+    pub fn tile(&self, target: &Target) -> Option<ProductTile> {
+        let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target));
+        let cycles = |tile: &ProductTile| self.cycles(target, *tile);
+        chosen.copied().or_else(|| product_tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
+    }
+
+    /// Cycles that the product is expected to take. Cubes go over the multiprocessors in waves; in each the slower of arithmetic and
+    /// shared memory counts.
+    pub fn cycles(&self, target: &Target, tile: ProductTile) -> f64 {
+        let [bm, bn] = tile.sides.map(f64::from);
+        let cubes = self.batches * self.m.div_ceil(tile.sides[0].into()) * self.n.div_ceil(tile.sides[1].into());
+        let depth = f64::from(DEPTH);
+        let warps = f64::from(tile.warps[0] * tile.warps[1]);
+        let (rate, read) = match tile.cores {
+            // What fragments read.
+            TensorCores::Mma => (MMA, warps * (bm / f64::from(tile.warps[0]) + bn / f64::from(tile.warps[1]))),
+            // Four warps read their rows and all columns.
+            TensorCores::Wgmma => (WGMMA, bm + bm / 64.0 * bn),
+        };
+        let moved = 2.0 * depth * (read + bm + bn);
+        let step = (2.0 * bm * bn * depth / rate).max(moved / SHARED);
+        let steps = self.k.div_ceil(DEPTH.into()) as f64;
+        // Cubes of one multiprocessor hide each other's beginnings and ends.
+        let beside = resident(target, tile.shared_bytes(), tile.units());
+        let waves = cubes.div_ceil(target.multiprocessors() as u64 * u64::from(beside)) as f64;
+        waves * (f64::from(beside) * steps * step + ENDS)
+    }
+}
+
+impl ProductTile {
+    fn fits(&self, target: &Target) -> bool {
+        let cores = target.tensor_cores().contains(&self.cores);
+        cores && self.shared_bytes() <= target.shared_bytes && self.units() <= target.max_units
+    }
+}
+
+impl AttentionTile {
+    fn fits(&self, target: &Target, dim: u32) -> bool {
+        // Registers hold 32 queries of a warp with 64 keys only where heads are narrow; `wgmma` takes blocks of 64 channels.
+        let registers = self.row_tiles * self.keys * dim <= 2 * 32 * 128 || self.row_tiles == 1;
+        let groups = self.cores == TensorCores::Mma || dim % 64 == 0;
+        let cores = target.tensor_cores().contains(&self.cores) && groups && registers;
+        cores && self.shared_bytes(dim) <= target.shared_bytes && self.units() <= target.max_units
+    }
+}
+
+/// The tiles of a product, largest first.
+pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ {
+    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages };
+    let group = |sides: [u32; 2], stages| {
+        let warps = [sides[0] / 16, 1];
+        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages }
+    };
+    let all = [
+        group([128, 256], 4),
+        group([128, 192], 4),
+        group([128, 128], 3),
+        mma([128, 256], [2, 4], 3),
+        mma([128, 128], [2, 2], 3),
+        mma([128, 128], [2, 4], 3),
+        mma([64, 128], [2, 2], 4),
+        mma([64, 64], [2, 2], 4),
+        mma([32, 128], [1, 4], 4),
+        mma([16, 64], [1, 4], 4),
+    ];
+    all.into_iter().filter(|tile| tile.fits(target))
+}
+
+/// Cubes that a multiprocessor has at once.
+fn resident(target: &Target, shared: u32, units: u32) -> u32 {
+    // Two cubes of four warps with up to 255 registers a unit fill the registers.
+    ((target.shared_bytes + RESERVED) / (shared + RESERVED)).min(256 / units).max(1)
+}
+
+/// What the choice of an attention's tile depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionProblem {
+    /// Channels of a head.
+    pub dim: u32,
+    /// Most queries of a group.
+    pub queries: usize,
+    /// Most keys of a query, context tokens included.
+    pub keys: usize,
+    /// Cubes of the grid if a cube took one query: batches, heads, groups and parts.
+    pub cubes: usize,
+}
+
+impl AttentionProblem {
+    /// Name of the problem in a file of choices: `40x18480x18480x128`.
+    pub fn key(&self) -> String {
+        format!("{}x{}x{}x{}", self.cubes, self.queries, self.keys, self.dim)
+    }
+
+    /// The tile: what was chosen by measuring, else by rule; `None` where the target has no tile for it.
+    pub fn tile(&self, target: &Target) -> Option<AttentionTile> {
+        let chosen = target.choices.attentions.get(&self.key()).filter(|t| t.fits(target, self.dim));
+        chosen.copied().or_else(|| self.tiles(target).next())
+    }
+
+    /// The tiles, the one that is expected to be fastest first.
+    pub fn tiles(&self, target: &Target) -> impl Iterator<Item = AttentionTile> {
+        let tile = |warps_q, row_tiles, warps_k, keys| {
+            let cores = TensorCores::Mma;
+            AttentionTile { cores, warps_q, row_tiles, warps_k, keys }
+        };
+        let group = |warps_q, keys| AttentionTile { cores: TensorCores::Wgmma, ..tile(warps_q, 1, 1, keys) };
+        let large = [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
+        let list: &[AttentionTile] = match (self.queries, self.keys) {
+            // Few queries: the warps share the keys.
+            (..=16, ..=64) => &[tile(1, 1, 2, 16), tile(1, 1, 1, 16)],
+            (..=16, _) => &[tile(1, 1, 4, 32), tile(1, 1, 4, 16), tile(1, 1, 2, 16)],
+            (..=64, _) => &[tile(2, 1, 2, 32), tile(4, 1, 1, 32), tile(2, 1, 1, 16)],
+            // Few keys: a tile of all of them, and more cubes side by side.
+            (_, ..=32) => &[tile(4, 1, 1, 32), tile(4, 2, 1, 32), tile(4, 1, 1, 16)],
+            (_, ..=64) => &[tile(4, 1, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 32)],
+            (..=127, _) => &large[2..],
+            _ => &large,
+        };
+        let fitting: Vec<AttentionTile> = list.iter().copied().filter(|t| t.fits(target, self.dim)).collect();
+        fitting.into_iter()
+    }
+}

@@ -1,0 +1,263 @@
+//! Tensor-core kernels: every tile compiles without spilled registers, and agrees with the reference on softcuda's interpreter of PTX.
+
+mod gpu_common;
+#[path = "gpu_common/nvrtc.rs"]
+mod nvrtc;
+#[path = "gpu_common/soft.rs"]
+mod soft;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ccl_codegen::gpu::emit::emit;
+use ccl_codegen::gpu::tensor::tiles::{AttentionProblem, Problem, ProblemTile, product_tiles};
+use ccl_codegen::gpu::{Kernel, Lowered, Target, TensorCores, lower};
+use ccl_ir::chain::{Arg, Chain, Instr};
+use ccl_ir::interp::sample_inputs;
+use ccl_ir::ops::{self, BinaryKind, UnaryKind};
+use ccl_ir::partition::Edge;
+use ccl_ir::plan::Call;
+use ccl_ir::tensor::relative_l2;
+use ccl_ir::{DType, Op, Partition, Sample, TensorType};
+use gpu_common::{Buffer, call, reference};
+use nvrtc::Nvrtc;
+use rayon::prelude::*;
+use soft::Soft;
+
+fn target(capability: u32) -> Target {
+    Target::cuda("cuda", capability)
+}
+
+fn ty(dtype: DType, shape: &[usize]) -> TensorType {
+    TensorType::new(dtype, shape)
+}
+
+/// A linear map of `m` tokens from `k` to `n` channels: with a bias, and for `gate` with gate and residual.
+fn linear(half: DType, [m, n, k]: [usize; 3], gate: bool) -> Sample<Op> {
+    let epilogue = if gate {
+        let steps = vec![
+            Instr::Unary(UnaryKind::GeluTanh, Arg::In(0)),
+            Instr::Binary(BinaryKind::Mul, Arg::Step(0), Arg::In(2)),
+            Instr::Binary(BinaryKind::Add, Arg::In(1), Arg::Step(1)),
+        ];
+        Some(Chain { inputs: 3, steps })
+    } else {
+        None
+    };
+    let rest = if gate { vec![ty(half, &[1, m, n]), ty(DType::F32, &[1, 1, n])] } else { Vec::new() };
+    let inputs = [vec![ty(half, &[1, m, k]), ty(half, &[n, k]), ty(half, &[n])], rest].concat();
+    Sample::new(Op::from(ops::Linear { bias: true, epilogue, out: None }), inputs)
+}
+
+fn mat_mul(half: DType, [b, m, n, k]: [usize; 4], transpose_b: bool, out: Option<DType>) -> Sample<Op> {
+    let right = if transpose_b { [b, n, k] } else { [b, k, n] };
+    Sample::new(Op::from(ops::MatMul { transpose_b, out }), vec![ty(half, &[b, m, k]), ty(half, &right)])
+}
+
+fn attention(half: DType, [b, queries, keys, heads, dim]: [usize; 5], masked: bool, counted: bool) -> Sample<Op> {
+    let k = ty(half, &[b, keys, heads, dim]);
+    let mut inputs = vec![ty(half, &[b, queries, heads, dim]), k.clone(), k];
+    if masked {
+        inputs.push(ty(DType::F32, &[b, keys]));
+    }
+    if counted {
+        inputs.push(TensorType::new(DType::I32, []));
+    }
+    Sample::new(Op::from(ops::Attention { masked, counted }), inputs)
+}
+
+fn partitioned(half: DType, p: Partition, [heads, dim, context]: [usize; 3], splits: usize) -> Sample<Op> {
+    let (q, k) = (ty(half, &[1, p.queries(), heads, dim]), ty(half, &[1, p.keys(), heads, dim]));
+    let token = ty(half, &[context, heads, dim]);
+    let op = ops::PartitionedContextAttention { splits, ..ops::PartitionedContextAttention::new(p) };
+    Sample::new(Op::from(op), vec![q, k.clone(), k, token.clone(), token])
+}
+
+fn windows(frames: usize, tokens_per_frame: usize, length: usize, size: usize, edge: Edge) -> Partition {
+    Partition::Windows { frames, tokens_per_frame, length, size, scale: length, offset: length / 2, divisor: frames, edge }
+}
+
+fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
+    match lower(call, target).unwrap() {
+        Lowered::Device(launches) => launches,
+        Lowered::Host => panic!("the host runs {}", call.op.name()),
+    }
+}
+
+/// Runs a call on the interpreter and holds it against the reference.
+fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, sample: &Sample<Op>) -> Kernel {
+    let drawn = sample_inputs(sample, seed);
+    let keys = call.inputs[1].ty.shape.iter().rev().nth(2).copied().unwrap_or(1);
+    let inputs = call.inputs.iter().zip(&drawn).enumerate().map(|(i, (o, t))| match o.ty.dtype {
+        DType::I32 => Buffer::new(o, &[(keys * 2 / 3) as f64]),
+        // A mask hides some keys.
+        _ if i == 3 && call.op.name() == "attention" => {
+            Buffer::new(o, &t.data.iter().enumerate().map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x }).collect::<Vec<_>>())
+        }
+        _ => Buffer::new(o, &t.data),
+    });
+    let inputs: Vec<Buffer> = inputs.collect();
+    let (outputs, done) = soft.run(target, call, &inputs).unwrap();
+    for (port, (got, want)) in outputs.iter().zip(reference(call, &inputs)).enumerate() {
+        let error = relative_l2(got, &want.data);
+        // Attention rounds its weights to half precision, everything its results.
+        let bound = match call.inputs[0].ty.dtype {
+            DType::Bf16 => 5e-3,
+            _ => 1e-3,
+        };
+        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" { bound / 2.0 } else { bound };
+        assert!(error <= bound, "{name} output {port}: {error:e} > {bound:e}");
+    }
+    done[0].0.blueprint.kernel.clone()
+}
+
+#[test]
+fn products_agree_with_the_reference() {
+    let soft = Soft::new();
+    let mut seen = BTreeSet::new();
+    let mut cases = Vec::new();
+    for (number, cores) in [(80, TensorCores::Mma), (90, TensorCores::Wgmma)].into_iter().enumerate() {
+        let target = target(cores.0);
+        let tiles: Vec<_> = product_tiles(&target).filter(|t| t.cores == cores.1).collect();
+        for (at, tile) in tiles.iter().enumerate() {
+            let half = if (at + number) % 2 == 0 { DType::Bf16 } else { DType::F16 };
+            let [bm, bn] = tile.sides.map(|s| s as usize);
+            // Beyond a tile on all sides, and neither a whole number of tiles nor of eights.
+            let sizes = [bm + 9, bn + 24, 136];
+            cases.push((target.clone(), *tile, linear(half, sizes, true), false));
+            cases.push((target.clone(), *tile, linear(half, [bm / 2 + 1, bn - 3, 67], true), false));
+            cases.push((target.clone(), *tile, mat_mul(half, [2, 40, 72, 80], false, Some(DType::F32)), false));
+            cases.push((target.clone(), *tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, None), true));
+            cases.push((target.clone(), *tile, mat_mul(half, [1, 50, 36, 90], true, None), true));
+        }
+    }
+    for (number, (mut target, tile, sample, turned)) in cases.into_iter().enumerate() {
+        let mut call = call(&sample);
+        if turned {
+            // The left factor lies column by column, as tokens do for the gradient of a weight.
+            let o = &mut call.inputs[0];
+            let [m, k] = [o.ty.shape[1], o.ty.shape[2]];
+            o.strides = vec![(m * k) as u64, 1, m as u64];
+        }
+        let name = format!("{tile:?} {:?} turned {turned}", sample.inputs);
+        let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
+        target.choices.choose(&problem, ProblemTile::Product(tile));
+        match agrees(&soft, &target, &name, &call, number as u64, &sample) {
+            Kernel::TensorProduct(p) => {
+                assert_eq!(p.tile, tile, "{name}: the choice was not taken");
+                seen.insert((tile, p.a.along, p.b.along));
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(seen.len() >= 20, "{seen:?}");
+}
+
+#[test]
+fn attention_agrees_with_the_reference() {
+    let soft = Soft::new();
+    let nearest = |tokens_per_frame| Partition::NearestFrame { frames: 3, tokens_per_frame, length: 25 };
+    let mut tiles = BTreeSet::new();
+    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
+        let samples = [
+            attention(half, [2, 70, 150, 2, 64], false, false),
+            attention(half, [1, 200, 261, 1, 128], false, false),
+            attention(half, [1, 140, 130, 1, 64], true, false),
+            attention(half, [1, 40, 100, 1, 128], false, true),
+            attention(half, [1, 20, 20, 2, 16], false, false),
+            attention(half, [1, 65, 33, 1, 32], true, true),
+            partitioned(half, windows(3, 50, 31, 12, Edge::Mask), [2, 128, 5], 1),
+            partitioned(half, windows(3, 20, 31, 40, Edge::Replicate), [1, 64, 8], 1),
+            partitioned(half, windows(2, 130, 90, 70, Edge::Shift), [1, 64, 16], 2),
+            partitioned(half, nearest(100), [2, 128, 8], 1),
+            partitioned(half, nearest(300), [1, 64, 8], 3),
+        ];
+        for (at, sample) in samples.iter().enumerate() {
+            let call = call(sample);
+            for target in [target(80), target(90)] {
+                let shape = &call.inputs[0].ty.shape;
+                let name = format!("{half:?} {at} {} {:?}", target.name, call.op);
+                let launch = &launches(&call, &target)[0];
+                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch)) else {
+                    panic!("{name}: not on tensor cores")
+                };
+                // Every tile that some problem of these may take.
+                let mut list = vec![first.tile];
+                for (queries, keys) in [(16, 16), (16, 500), (50, 500), (500, 30), (500, 60), (100, 500), (500, 500)] {
+                    let other = AttentionProblem { dim: shape[3] as u32, queries, keys, cubes: 1 };
+                    list.extend(other.tiles(&target).filter(|t| tiles.insert((*t, shape[3], half))));
+                }
+                for tile in list {
+                    let mut target = target.clone();
+                    target.choices.choose(&problem, ProblemTile::Attention(tile));
+                    let name = format!("{name} {tile:?}");
+                    match agrees(&soft, &target, &name, &call, (number * 100 + at) as u64, sample) {
+                        Kernel::TensorAttention(a) => assert_eq!(a.tile, tile, "{name}: the choice was not taken"),
+                        other => panic!("{name}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every tile of the problems that tensor cores solve, in both kinds of half precision and with every way of reading.
+#[test]
+fn no_tile_spills_registers() {
+    let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
+    let mut texts = BTreeSet::new();
+    for (capability, architecture) in [(80, "sm_80"), (90, "sm_90a"), (120, "sm_120")] {
+        for half in [DType::Bf16, DType::F16] {
+            let target = target(capability);
+            let mut products = vec![
+                (linear(half, [18480, 5120, 5120], true), false),
+                (mat_mul(half, [1, 18480, 5120, 13824], false, None), false),
+                (mat_mul(half, [1, 5120, 13824, 18480], false, Some(DType::F32)), true),
+            ];
+            if half == DType::F16 {
+                products.truncate(1);
+            }
+            for (sample, turned) in products {
+                let mut call = call(&sample);
+                if turned {
+                    let o = &mut call.inputs[0];
+                    o.strides = vec![(o.ty.shape[1] * o.ty.shape[2]) as u64, 1, o.ty.shape[1] as u64];
+                }
+                all_tiles(&call, &target, architecture, &mut texts);
+            }
+            let windows = windows(21, 880, 158, 23, Edge::Mask);
+            let nearest = Partition::NearestFrame { frames: 21, tokens_per_frame: 880, length: 158 };
+            for dim in [64, 128] {
+                for sample in [
+                    attention(half, [1, 18480, 18480, 40, dim], false, false),
+                    attention(half, [1, 18480, 512, 40, dim], false, true),
+                    partitioned(half, windows, [40, dim, 8], 1),
+                    partitioned(half, nearest, [40, dim, 8], 1),
+                ] {
+                    all_tiles(&call(&sample), &target, architecture, &mut texts);
+                }
+            }
+        }
+    }
+    let wrong: Vec<String> = texts
+        .par_iter()
+        .filter_map(|(architecture, name, text)| {
+            let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
+            let told = log.contains("bytes spill stores") && log.contains("registers");
+            let clean = told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
+            (!clean).then(|| format!("{name} for {architecture}: {log}"))
+        })
+        .collect();
+    println!("{} kernels", texts.len());
+    assert!(texts.len() > 60 && wrong.is_empty(), "{} kernels:\n{}", texts.len(), wrong.join("\n"));
+}
+
+fn all_tiles(call: &Call, target: &Target, architecture: &'static str, texts: &mut BTreeSet<(&'static str, String, String)>) {
+    let problem = Problem::of(&launches(call, target)[0]).unwrap();
+    for tile in problem.tiles(target) {
+        let mut target = target.clone();
+        target.choices.choose(&problem, tile);
+        let launch = &launches(call, &target)[0];
+        texts.insert((architecture, format!("{} {tile:?}", problem.key()), emit(launch, &target).unwrap().text));
+    }
+}
