@@ -1,15 +1,17 @@
 //! How a generated kernel takes its arguments.
 //!
-//! `universal(buffer, ..., info)`: a pointer for each buffer, in the order of the launch, and one struct by value. The struct holds the
+//! `universal_e_f32_4b87daf3(buffer, ..., info)`: a pointer for each buffer, in the order of the launch, and one struct by value. The struct holds the
 //! launch's sizes and then the number of elements of each buffer, both padded to whole pairs of words. The sizes of the struct are read off
 //! the text that is compiled, so that a generator that lays it out in another way is noticed when a kernel is loaded.
 
-/// The name of every kernel's entry.
-pub(super) const ENTRY: &str = "universal";
+/// What every kernel's name starts with.
+const ENTRY: &str = "universal";
 
-/// The arguments of one kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The name and the arguments of one kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
+    /// Name of the entry.
+    pub entry: String,
     /// Buffers.
     pub buffers: usize,
     /// Words for the sizes, and for numbers of elements.
@@ -23,8 +25,12 @@ impl Arguments {
     /// When it takes others than those that are passed.
     pub(super) fn of(text: &str) -> Result<Self, String> {
         let unknown = || "the kernel's text takes other arguments than this program passes".to_owned();
-        let (_, rest) = text.split_once(&format!(" {ENTRY}(")).ok_or_else(unknown)?;
+        let (_, rest) = text.split_once(&format!(" {ENTRY}")).ok_or_else(unknown)?;
+        let (name, rest) = rest.split_once('(').ok_or_else(unknown)?;
         let (parameters, _) = rest.split_once(") {").ok_or_else(unknown)?;
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            return Err(unknown());
+        }
         let parameters: Vec<&str> = parameters.split(", ").collect();
         let (info, buffers) = parameters.split_last().ok_or_else(unknown)?;
         if !info.contains("__grid_constant__ info_st const ") || !buffers.iter().all(|b| b.contains('*')) {
@@ -39,7 +45,7 @@ impl Arguments {
             let (count, i) = known.ok_or_else(unknown)?;
             words[i] = count.parse().map_err(|_| unknown())?;
         }
-        Ok(Self { buffers: buffers.len(), words })
+        Ok(Self { entry: format!("{ENTRY}{name}"), buffers: buffers.len(), words })
     }
 
     /// The struct for these sizes and numbers of elements.
@@ -72,13 +78,14 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "struct info_st {\n    uint32_t scalars_u32[4];uint32_t static_meta[2];\n};\nextern \"C\" __global__ void \
-                        __launch_bounds__(64)  universal(float const* const __restrict__ v0, float * const __restrict__ v1, \
+                        __launch_bounds__(64)  universal_e__9(float const* const __restrict__ v0, float * const __restrict__ v1, \
                         __grid_constant__ info_st const info_v9) {\n}";
 
     #[test]
     fn the_struct_is_as_the_text_says() {
         let arguments = Arguments::of(TEXT).unwrap();
-        assert_eq!(arguments, Arguments { buffers: 2, words: [4, 2] });
+        let entry = "universal_e__9".to_owned();
+        assert_eq!(arguments, Arguments { entry, buffers: 2, words: [4, 2] });
         assert_eq!(arguments.info(&[7, 8, 9], &[100, 1 << 40]), Ok(vec![7, 8, 9, 0, 100, u32::MAX]));
         assert!(arguments.info(&[7, 8], &[1, 2]).unwrap_err().contains("2 buffers and 4 sizes, not 2 and 2"));
         assert!(arguments.info(&[7, 8, 9], &[1]).is_err() && arguments.info(&[7; 5], &[1, 2]).is_err());
@@ -91,6 +98,7 @@ mod tests {
             TEXT.replace("scalars_u32[4]", "scalars_u32[n]"),
             TEXT.replace("__grid_constant__ info_st const", "info_st const* const"),
             TEXT.replace("universal", "other"),
+            TEXT.replace("_e__9", " x"),
             TEXT.replace("float * const", "CUtensorMap const"),
             String::new(),
         ] {

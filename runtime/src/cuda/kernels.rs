@@ -12,7 +12,7 @@ use ccl_ir::Plan;
 use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
 use rayon::prelude::*;
 
-use super::abi::{Arguments, ENTRY};
+use super::abi::Arguments;
 use super::cache::{Cache, key};
 use super::device::{Open, version};
 use super::driver::Kernel;
@@ -185,7 +185,7 @@ fn load(plan: &Plan, open: &Open, emitted: &Emitted, architecture: &str) -> Resu
 fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Result<Ready, String> {
     let arguments = Arguments::of(&kernel.text)?;
     let shared = u32::try_from(kernel.shared_bytes).map_err(|_| "asks for too much shared memory")?;
-    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, ENTRY, kernel.units, shared);
+    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared);
     // Software drivers know no machine code.
     let loaded = match exact && !open.facts.software {
         true => load(&code.cubin),

@@ -1,9 +1,9 @@
 //! Initialisation, the device, and the context.
 
-use std::ffi::{c_char, c_int, c_uint};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use super::state::{CONTEXT, TOTAL_MEMORY, current, initialised, lock, set_current, with_context};
-use super::{Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, Outcome, call, set};
+use super::{Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NOT_FOUND, Outcome, call, set};
 use crate::module::MAX_SHARED;
 
 const NAME: &str = "softcuda (PTX interpreter)";
@@ -279,4 +279,14 @@ pub extern "C" fn cuCtxSetLimit(_which: c_uint, _value: usize) -> Code {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetFlags(_flags: c_uint) -> Code {
     call(|| with_context().map(drop))
+}
+
+/// Tables of functions that NVIDIA's own libraries ask for, NVRTC among them: there are none. They call them without looking where this entry is
+/// missing.
+#[unsafe(no_mangle)]
+pub extern "C" fn cuGetExportTable(target: *mut *const c_void, _id: *const c_void) -> Code {
+    call(|| {
+        set(target, std::ptr::null())?;
+        Err(NOT_FOUND)
+    })
 }
