@@ -35,7 +35,7 @@ fn kernels(c: &mut Criterion) {
     for case in cases() {
         let work = case.work().expect("a case that checks");
         group.throughput(if work.flops > 0 { Throughput::Elements(work.flops) } else { Throughput::Bytes(work.bytes) });
-        let mut instance = case.instance(&backend).expect("a case that checks");
+        let mut instance = case.instance(&backend, 1).expect("a case that checks");
         group.bench_function(&case.name, |b| b.iter(|| instance.run(Binding::Step)));
     }
     group.finish();

@@ -6,7 +6,7 @@
 //! - [`planning`] turns a model, a task and a clip into a [`ccl_ir::Plan`];
 //! - [`explain`] says what is in a plan and how it came to be;
 //! - [`bisect`] finds the rewrite that changes a result, [`calibrate`] measures a backend for the cost model, [`kernels`] calls one
-//!   by one;
+//!   by one, [`tuning`] the tiles of a GPU's kernels;
 //! - [`running`] sets a plan up on a backend and feeds it tensors by the names that files use;
 //! - [`training`] plans losses, gradients and updates, and trains; [`evaluation`] measures what was learnt, [`attention`] what it looks at,
 //!   [`study`] which part of the model taught it;
@@ -28,6 +28,7 @@ pub mod planning;
 pub mod running;
 pub mod study;
 pub mod training;
+pub mod tuning;
 
 pub use ccl_data as data;
 pub use ccl_ir as ir;

@@ -1,38 +1,61 @@
 #!/usr/bin/env bash
-# Holds cuda and wgpu against the reference cases and times denoising steps, on whatever GPU this machine has.
+# Proves and measures the GPU kernels on whatever GPU this machine has, in less than 8 minutes.
 #
-#   benches/gpu/run.sh BINARY [--software]
+#   benches/gpu/run.sh BINARY [--peer FILE] [--python PYTHON] [--software]
 #
-# BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. Results go to
-# benches/results/<date>-<device>.txt and to standard output. The exit code is 1 where a case fails or where there is no GPU.
-# --software takes a software adapter for a GPU, to try the script itself: its results are named dry-run-<device>.txt, say so, and are
-# ignored by git.
+# BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. The parts, each with a time limit: parity with the
+# reference cases, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`), denoising steps, the cold start of a plan that carries its
+# kernels, weights that do not fit a memory budget, and PyTorch on the same shapes where PYTHON [python3] has it with CUDA (compare.py);
+# FILE is a PyTorch program of the model for its denoising step. Results go to standard output and to benches/results/<date>-<device>: .txt, -kernels.json,
+# -tuned.json, -step.json, -torch.json and -ratios.svg. The exit code is 1 where something failed or where there is no GPU. To let `ccl`
+# come with the tiles, put -tuned.json into runtime/tuned.
+#
+# --software takes software adapters and drivers for GPUs, to try the script itself, in tiny sizes: its results are named dry-run-<device>, say so, and
+# are ignored by git. It finds softcuda in target/softcuda (see softcuda/README.md).
 #
 # CUDA kernels are compiled on the machine: libnvrtc and the CUDA headers must be there. Where there is no toolkit, CCL_NVRTC_DIR
 # names a directory with lib/libnvrtc.so.13 and include/ (test.sh puts one into target/nvrtc/nvidia/cu13).
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
 limit=60000000 # bytes of the binary
+whole=465      # seconds of all parts
 
 fail() {
   echo "error: $*" >&2
   exit 1
 }
 
-[ $# -ge 1 ] || { echo "usage: benches/gpu/run.sh BINARY [--software]" >&2; exit 2; }
+usage() {
+  sed -n '4p' "$0" | sed 's/^# */usage: /' >&2
+  exit 2
+}
+
+[ $# -ge 1 ] || usage
+arguments=$*
 binary=$(realpath "$1")
 [ -x "$binary" ] || fail "$1 is no program"
 size=$(stat -c %s "$binary")
 [ "$size" -le $limit ] || fail "$1 has $size bytes, more than $limit: strip it"
-kinds='[^()]*gpu[^()]*' software=
-case "${2:-}" in
-  '') ;;
-  --software) kinds="$kinds|software adapter" software=yes ;;
-  *) fail "there is no option $2" ;;
-esac
+shift
+kinds='[^()]*gpu[^()]*' software='' python=python3 peer=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --software) kinds="$kinds|software adapter|software driver" software=yes ;;
+    --python) python=${2:-} && shift ;;
+    --peer) peer=$(realpath "${2:-}") && shift ;;
+    *) fail "there is no option $1" ;;
+  esac
+  shift
+done
+[ -z "$peer" ] || [ -f "$peer" ] || fail "--peer: $peer is no file"
+libraries=${LD_LIBRARY_PATH:-}
+if [ -n "$software" ] && [ -d "$root/target/softcuda" ]; then libraries=$root/target/softcuda:$libraries; fi
 if [ -n "${CCL_NVRTC_DIR:-}" ]; then
-  export CUDA_PATH=${CUDA_PATH:-$CCL_NVRTC_DIR} LD_LIBRARY_PATH=$CCL_NVRTC_DIR/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  export CUDA_PATH=${CUDA_PATH:-$CCL_NVRTC_DIR}
+  compiler=$CCL_NVRTC_DIR/lib:
 fi
+export LD_LIBRARY_PATH=${compiler:-}$libraries
 
 # `backend: name (kind)` of each backend that has a GPU.
 listing=$("$binary" devices)
@@ -41,34 +64,64 @@ wgpu=$(sed -nE "s/^wgpu: (.*) \(($kinds)\)\$/\1/p" <<<"$listing" | head -1)
 [ -n "$cuda$wgpu" ] || fail "there is no GPU here; \`ccl devices\` lists:
 $listing"
 device=${cuda:-$wgpu}
+backend=wgpu half=f16
+if [ -n "$cuda" ]; then backend=cuda half=bf16; fi
 
 slug=$(tr '[:upper:]' '[:lower:]' <<<"$device" | sed -E 's/[^a-z0-9]+/-/g; s/^-|-$//g')
 mkdir -p "$root/benches/results"
-results=$root/benches/results/$(date -u +%F)-$slug.txt
-if [ -n "$software" ]; then results=$root/benches/results/dry-run-$slug.txt; fi
+results=$root/benches/results/$(date -u +%F)-$slug
+if [ -n "$software" ]; then results=$root/benches/results/dry-run-$slug; fi
 models=$(mktemp -d)
 trap 'rm -rf "$models"' EXIT
+# Kernels and tiles of this run alone.
+export CCL_CACHE_DIR=$models/cache
 failed=0
+began=$SECONDS
+ends=0
 
-# section TITLE
-section() { printf '\n== %s\n' "$1"; }
+# section SECONDS TITLE: a part that may take so long.
+section() {
+  local left=$((whole - SECONDS + began))
+  printf '\n== %s\n' "$2"
+  ends=$((SECONDS + ($1 < left ? $1 : left)))
+}
+
+# left: seconds that the part has, at least one.
+left() {
+  local n=$((ends - SECONDS))
+  echo $((n > 1 ? n : 1))
+}
 
 # ccl ARGUMENT...: runs the program, with its command line above what it says.
 ccl() {
   # Paths of this machine are nobody's business.
-  printf '\n$ ccl %s\n' "$(sed -e "s|$root/||g; s|$models/||g" <<<"$*")"
-  timeout 900 "$binary" "$@" 2>"$models/log" && return
-  local code=$?
-  tail -5 "$models/log"
-  echo "exit code $code"
+  printf '\n$ ccl %s\n' "$(hide <<<"$*")"
+  local code=0
+  timeout "$(left)" "$binary" "$@" >"$models/out" 2>"$models/log" || code=$?
+  hide <"$models/out"
+  grep '^warning' "$models/log" | sort -u | hide || true
+  if [ $code = 0 ]; then return; fi
   failed=1
+  if [ $code = 124 ]; then echo "the part's time is up" && return; fi
+  tail -5 "$models/log" | hide
+  echo "exit code $code"
 }
 
-# parity BACKEND DTYPE TOLERANCE: every case.
+hide() {
+  sed -e "s|$root/||g; s|$models/||g; s|$HOME|~|g"
+}
+
+# json FILE FIELD: a number of a JSON document.
+json() {
+  sed -nE "s/^ *\"$2\": ([0-9.e+-]+),?\$/\1/p" "$1" | head -1
+}
+
+# parity BACKEND DTYPE TOLERANCE: every case; on a software driver of CUDA, which interprets, the smallest in one precision.
 parity() {
   local case
   for case in "$root"/tests/cases/*/; do
     case=${case%/}
+    if [ -n "$software" ] && [ "$1" = cuda ] && [ "$case" != "$root/tests/cases/small" ]; then continue; fi
     ccl verify --model "$case" --inputs "$case/inputs.safetensors" --expected "$case/expected.safetensors" \
       --backend "$1" --dtype "$2" --tolerance "$3"
   done
@@ -88,47 +141,147 @@ JSON
 }
 model small "512 1792 4" "256 896 2" 4 ', "text_dim": 1024'
 model 14b-2-layers "5120 13824 40" "1536 8960 12" 2 ''
+model tiny "64 96 2" "32 48 2" 1 ', "text_dim": 32, "freq_dim": 16, "audio_context_tokens": 2, "video_context_tokens": 4'
+
+# The model of the single step that is looked at closely, and how it is run.
+large=14b-2-layers shape=(--task joint --clip 21x44x80@158 --guidance two-pass) few=(--steps 2 --repeat 3)
+if [ -n "$software" ]; then large=tiny shape=(--task joint --clip 2x4x4@8 --guidance two-pass --text-tokens 8) few=(--steps 1 --repeat 1); fi
 
 # speed BACKEND DTYPE: a step of a small model, and of two of the 40 layers of the 14B model.
 speed() {
-  local clip=9x16x28@68 more=()
-  # A software adapter shows that the command works, nothing else.
-  if [ -n "$software" ]; then clip=3x4x4@22 more=(--steps 1 --repeat 1 --text-tokens 16); fi
-  ccl bench step --model "$models/small" --random-weights --task joint --clip $clip --guidance two-pass --trace "${more[@]}" \
-    --backend "$1" --dtype "$2"
-  if [ -n "$software" ]; then return; fi
   local task
+  if [ -n "$software" ]; then
+    # Software shows that the command works, nothing else.
+    ccl bench step --model "$models/tiny" --random-weights "${shape[@]}" --trace "${few[@]}" --backend "$1" --dtype "$2"
+    return
+  fi
+  ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --trace --backend "$1" --dtype "$2"
+  if [ "$2" = f32 ]; then return; fi
   for task in joint v2a a2v; do
     ccl bench step --model "$models/14b-2-layers" --random-weights --task $task --clip 21x44x80@158 --guidance two-pass --trace \
       --steps 1 --backend "$1" --dtype "$2"
   done
 }
 
-# on BACKEND HALF TOLERANCE: parity and speed in single and in half precision.
-on() {
-  section "$1: parity in f32, relative L2 within 1e-4"
-  parity "$1" f32 1e-4
-  section "$1: parity in $2, relative L2 within $3"
-  parity "$1" "$2" "$3"
-  section "$1: speed"
-  speed "$1" f32
-  speed "$1" "$2"
+# tune: tiles for this device, kept beside the results and read by all that follows.
+tune() {
+  local what=()
+  # One small product is enough for what interprets.
+  if [ -n "$software" ]; then what=(--model "$models/tiny" "${shape[@]}" --dtype $half --time 1 --filter 1x8x64x64); fi
+  ccl bench tune --backend $backend --budget $(($(left) * 4 / 5)) "${what[@]}"
+  if compgen -G "$CCL_CACHE_DIR/tuned/*.json" >/dev/null; then cp "$CCL_CACHE_DIR"/tuned/*.json "$results-tuned.json"; fi
 }
 
+# kernels BACKEND OPTION...: every kernel.
+kernels() {
+  local more=() backend=$1
+  shift
+  if [ -n "$software" ]; then more=(--set tiny --time 1 --rotate 64kB); fi
+  if [ -n "$software" ] && [ "$backend" = cuda ]; then more+=(--filter audio.projection --dtype bf16); fi
+  ccl bench kernels --backend "$backend" --budget $(($(left) * 4 / 5)) "${more[@]}" "$@"
+}
+
+# cold_start: a plan with compiled kernels in a new process that has neither a cache nor a compiler.
+cold_start() {
+  local capability target tuned=()
+  capability=$(sed -nE 's/^ *compute capability times 10: ([0-9]+)$/\1/p' <<<"$listing" | head -1)
+  target=cuda:sm_$capability
+  if [ "$capability" -ge 90 ]; then target=${target}a; fi
+  if [ -f "$results-tuned.json" ]; then tuned=(--tuned "$results-tuned.json"); fi
+  ccl compile --model "$models/$large" "${shape[@]}" --dtype $half --target "$target" "${tuned[@]}" -o "$models/plan.cclp"
+  if [ ! -f "$models/plan.cclp" ]; then return; fi
+  # A directory that must have the compiler, and has not.
+  CCL_NVRTC_DIR=/nowhere CCL_CACHE_DIR=$models/empty ccl bench step --plan "$models/plan.cclp" --model "$models/$large" --random-weights \
+    "${few[@]}" --backend cuda
+  if compgen -G "$models/empty/kernels/*" >/dev/null; then
+    echo "NVRTC WAS USED: $(find "$models/empty/kernels" -type f | wc -l) kernels were compiled"
+    failed=1
+  else
+    echo "NVRTC was not used: every kernel came with the plan"
+  fi
+}
+
+# budget: weights that come to the device while it computes.
+budget() {
+  local planned weights
+  timeout "$(left)" "$binary" explain --model "$models/$large" "${shape[@]}" --dtype $half --format json >"$models/explain.json" 2>/dev/null || true
+  planned=$(json "$models/explain.json" peak_bytes) weights=$(json "$models/explain.json" weight_bytes)
+  # Half of the weights stay on the host.
+  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" --dtype $half "${few[@]}" --backend cuda \
+    --memory-budget $((${planned:-4000000000} - ${weights:-2000000000} / 2))
+}
+
+# torch: the same shapes in PyTorch.
+torch() {
+  local probe='import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)' more=(--budget $(($(left) * 2 / 3)))
+  if ! command -v "$python" >/dev/null; then echo "not compared: there is no $python here" && return; fi
+  if [ -n "$software" ]; then
+    probe='import torch' more=(--dry-run)
+  fi
+  if ! "$python" -c "$probe" 2>/dev/null; then echo "not compared: $python has no PyTorch with CUDA" && return; fi
+  if [ -f "$results-kernels.json" ]; then more+=(--ccl "$results-kernels.json"); fi
+  if [ -f "$results-step.json" ]; then more+=(--ccl-step "$results-step.json"); fi
+  if [ -n "$peer" ]; then more+=(--peer "$peer" --step --cases "$root/tests/cases"); fi
+  printf '\n$ compare.py %s\n' "$(hide <<<"${more[*]}")"
+  timeout "$(left)" "$python" "$here/compare.py" "${more[@]}" -o "$results-torch.json" --svg "$results-ratios.svg" 2>"$models/log" | hide || {
+    tail -3 "$models/log" | hide
+    echo "PyTorch was not compared to the end"
+    failed=1
+  }
+}
+
+rm -f "$results"-{kernels,tuned,step,torch}.json "$results-ratios.svg"
 {
-  if [ -n "$software" ]; then echo "DRY RUN on a software adapter: nothing here is a GPU's"; fi
+  if [ -n "$software" ]; then echo "DRY RUN on software that imitates GPUs: nothing here is a GPU's"; fi
   echo "date:    $(date -u +%FT%TZ)"
   echo "device:  $device"
-  echo "command: benches/gpu/run.sh $(basename "$binary")${2:+ $2}"
+  echo "command: benches/gpu/run.sh $(hide <<<"${arguments/$binary/$(basename "$binary")}")"
   echo "binary:  $size bytes, $("$binary" --version)"
   command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-  section "devices"
+  section 10 "devices"
   echo "$listing"
-  if [ -n "$cuda" ]; then on cuda bf16 2e-2; else section "cuda: not run, there is no NVIDIA GPU"; fi
-  if [ -n "$wgpu" ]; then on wgpu f16 5e-3; else section "wgpu: not run, there is no GPU with a Vulkan driver"; fi
-  section "$([ $failed = 0 ] && echo "every case holds" || echo "SOME CASES FAILED")"
+  if [ -n "$cuda" ]; then
+    section 60 "cuda: parity in f32, relative L2 within 1e-4"
+    parity cuda f32 1e-4
+    section 60 "cuda: parity in bf16, relative L2 within 2e-2"
+    if [ -z "$software" ]; then parity cuda bf16 2e-2; else echo "left out of a dry run: it takes too long"; fi
+  else
+    section 1 "cuda: not run, there is no NVIDIA GPU"
+  fi
+  if [ -n "$wgpu" ]; then
+    section 40 "wgpu: parity in f32, relative L2 within 1e-4"
+    parity wgpu f32 1e-4
+    section 40 "wgpu: parity in f16, relative L2 within 5e-3"
+    parity wgpu f16 5e-3
+  else
+    section 1 "wgpu: not run, there is no GPU with a Vulkan driver"
+  fi
+  section 80 "$backend: tiles chosen by measuring"
+  tune
+  section 70 "$backend: kernels"
+  kernels $backend -o "$results-kernels.json"
+  if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
+    section 20 "wgpu: kernels"
+    kernels wgpu
+  fi
+  section 60 "steps"
+  if [ -n "$cuda" ]; then speed cuda f32 && speed cuda bf16; fi
+  if [ -n "$wgpu" ]; then speed wgpu f32 && speed wgpu f16; fi
+  section 30 "$backend: the step that PyTorch is compared by"
+  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" "${few[@]}" --backend $backend --dtype $half --json
+  if grep -q step_s "$models/out"; then cp "$models/out" "$results-step.json"; fi
+  if [ -n "$cuda" ]; then
+    section 45 "cuda: a plan that carries its kernels, in a new process"
+    cold_start
+    section 30 "cuda: weights beyond a memory budget"
+    budget
+  fi
+  section 240 "PyTorch on the same shapes"
+  torch
+  section 1 "$([ $failed = 0 ] && echo "everything holds" || echo "SOMETHING FAILED")"
+  echo "took $((SECONDS - began)) s"
   echo "$failed" >"$models/failed"
 } | tee "$results.partial"
-mv "$results.partial" "$results"
-echo "results: ${results#"$root"/}" >&2
+mv "$results.partial" "$results.txt"
+echo "results: ${results#"$root"/}.txt and what is beside it" >&2
 exit "$(cat "$models/failed")"

@@ -74,7 +74,16 @@ fn partitioned(half: DType, p: Partition, [heads, dim, context]: [usize; 3], spl
 }
 
 fn windows(frames: usize, tokens_per_frame: usize, length: usize, size: usize, edge: Edge) -> Partition {
-    Partition::Windows { frames, tokens_per_frame, length, size, scale: length, offset: length / 2, divisor: frames, edge }
+    Partition::Windows {
+        frames,
+        tokens_per_frame,
+        length,
+        size,
+        scale: length,
+        offset: length / 2,
+        divisor: frames,
+        edge,
+    }
 }
 
 fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
@@ -91,9 +100,14 @@ fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, samp
     let inputs = call.inputs.iter().zip(&drawn).enumerate().map(|(i, (o, t))| match o.ty.dtype {
         DType::I32 => Buffer::new(o, &[(keys * 2 / 3) as f64]),
         // A mask hides some keys.
-        _ if i == 3 && call.op.name() == "attention" => {
-            Buffer::new(o, &t.data.iter().enumerate().map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x }).collect::<Vec<_>>())
-        }
+        _ if i == 3 && call.op.name() == "attention" => Buffer::new(
+            o,
+            &t.data
+                .iter()
+                .enumerate()
+                .map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x })
+                .collect::<Vec<_>>(),
+        ),
         _ => Buffer::new(o, &t.data),
     });
     let inputs: Vec<Buffer> = inputs.collect();
@@ -105,7 +119,11 @@ fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, samp
             DType::Bf16 => 5e-3,
             _ => 1e-3,
         };
-        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" { bound / 2.0 } else { bound };
+        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" {
+            bound / 2.0
+        } else {
+            bound
+        };
         assert!(error <= bound, "{name} output {port}: {error:e} > {bound:e}");
     }
     done[0].0.blueprint.kernel.clone()
@@ -140,7 +158,8 @@ fn products_agree_with_the_reference() {
             o.strides = vec![(m * k) as u64, 1, m as u64];
         }
         let name = format!("{tile:?} {:?} turned {turned}", sample.inputs);
-        let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
+        let problem =
+            Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
         target.choices.choose(&problem, ProblemTile::Product(tile));
         match agrees(&soft, &target, &name, &call, number as u64, &sample) {
             Kernel::TensorProduct(p) => {
@@ -178,7 +197,8 @@ fn attention_agrees_with_the_reference() {
                 let shape = &call.inputs[0].ty.shape;
                 let name = format!("{half:?} {at} {} {:?}", target.name, call.op);
                 let launch = &launches(&call, &target)[0];
-                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch)) else {
+                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch))
+                else {
                     panic!("{name}: not on tensor cores")
                 };
                 // Every tile that some problem of these may take.
@@ -244,7 +264,8 @@ fn no_tile_spills_registers() {
         .filter_map(|(architecture, name, text)| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
-            let clean = told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
+            let clean =
+                told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
             (!clean).then(|| format!("{name} for {architecture}: {log}"))
         })
         .collect();
@@ -252,7 +273,12 @@ fn no_tile_spills_registers() {
     assert!(texts.len() > 60 && wrong.is_empty(), "{} kernels:\n{}", texts.len(), wrong.join("\n"));
 }
 
-fn all_tiles(call: &Call, target: &Target, architecture: &'static str, texts: &mut BTreeSet<(&'static str, String, String)>) {
+fn all_tiles(
+    call: &Call,
+    target: &Target,
+    architecture: &'static str,
+    texts: &mut BTreeSet<(&'static str, String, String)>,
+) {
     let problem = Problem::of(&launches(call, target)[0]).unwrap();
     for tile in problem.tiles(target) {
         let mut target = target.clone();

@@ -44,6 +44,9 @@ const SHIPPED: &[(&str, &str)] = &[
     ("wgpu", include_str!("../specs/wgpu.toml")),
 ];
 
+/// Parts of devices' names, in small letters, and the specifications that hold for them.
+const DEVICES: [(&str, &str); 3] = [("h200", "h200"), ("rtx 4090", "rtx4090"), ("apple m", "apple-m")];
+
 impl DeviceSpec {
     /// Names of the shipped specifications.
     pub fn names() -> impl Iterator<Item = &'static str> {
@@ -65,6 +68,13 @@ impl DeviceSpec {
             _ => "cpu",
         };
         Self::shipped(name).unwrap_or_else(Self::fallback)
+    }
+
+    /// The shipped specification of a device by the name that it gives itself, where there is one.
+    pub fn for_device(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let (_, spec) = DEVICES.iter().find(|(part, _)| name.contains(part))?;
+        Self::shipped(spec)
     }
 
     /// A machine of ordinary balance: the text of a shipped specification is tested, so that this is never needed.
@@ -137,6 +147,10 @@ mod tests {
         for (target, name) in [("cpu", "cpu"), ("wgpu", "wgpu"), ("cuda:sm_89", "rtx4090"), ("cuda:sm_90a", "h200")] {
             assert_eq!(Some(DeviceSpec::for_target(target)), DeviceSpec::shipped(name));
         }
+        for (device, name) in DEVICES {
+            assert!(DeviceSpec::for_device(&format!("A {}", device.to_uppercase())) == DeviceSpec::shipped(name));
+        }
+        assert_eq!(DeviceSpec::for_device("llvmpipe"), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use ccl_ir::{Binding, Plan};
 use crate::device::{DeviceInfo, host_memory, human_bytes};
 use crate::error::RuntimeError;
 use crate::host::HostTensor;
-use crate::profile::{CallTime, Copies};
+use crate::profile::{CallTime, Clock, Copies};
 use crate::weights::WeightSource;
 
 /// A device that can run plans.
@@ -37,6 +37,11 @@ pub trait Backend: Send + Sync {
     /// Bytes that a plan may take on the device, where weights beyond them stay on the host; `None` where there is no such bound.
     fn memory_budget(&self) -> Option<u64> {
         None
+    }
+
+    /// What [`Instance::measure`] measures by.
+    fn clock(&self) -> Clock {
+        Clock::Host
     }
 
     /// Checks the plan, loads its weights and allocates its memory. Runs nothing yet.

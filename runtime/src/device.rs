@@ -3,6 +3,9 @@
 use ccl_ir::DType;
 use serde::Serialize;
 
+/// Name, in [`DeviceInfo::limits`], of the size of a GPU's second-level cache.
+pub const CACHE: &str = "second-level cache in bytes";
+
 /// Memory of a machine in bytes; `None` where the system does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryInfo {

@@ -28,6 +28,7 @@ pub mod sampler;
 pub mod schedule;
 pub mod session;
 pub mod tensorfile;
+pub mod tuned;
 pub mod weights;
 pub mod write;
 

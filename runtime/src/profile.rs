@@ -1,10 +1,30 @@
 //! How long each call of a plan took, and what was copied meanwhile.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use ccl_ir::Binding;
 use ccl_ir::plan::Call;
 use serde::{Deserialize, Serialize};
+
+/// What times are measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// The host's clock, from before the work is asked for until it is known to be done.
+    Host,
+    /// The device's own: moments between what it was asked for (CUDA events).
+    Device,
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "the host's clock",
+            Self::Device => "the device's own clock (events)",
+        })
+    }
+}
 
 /// One measured call.
 #[derive(Clone, Debug, PartialEq, Serialize)]

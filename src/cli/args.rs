@@ -115,7 +115,7 @@ fn lossy_rule(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// When the file cannot be read, or says something else.
-fn device_spec(text: &str) -> Result<DeviceSpec, String> {
+pub fn device_spec(text: &str) -> Result<DeviceSpec, String> {
     if let Some(spec) = DeviceSpec::shipped(text) {
         return Ok(spec);
     }
@@ -158,7 +158,7 @@ pub struct BudgetArgs {
 ///
 /// # Errors
 /// When it is none.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = (text[..split].trim(), text[split..].to_ascii_lowercase());
     let power = |base: f64| {

@@ -1,12 +1,14 @@
 //! `ccl compile`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ccl::error::Error;
 use ccl::explain::kernels::carried;
 use ccl::model_dir::ModelDir;
 use ccl::planning::{add_kernels, target};
+use ccl_codegen::gpu::Target;
 use ccl_runtime::cuda::add_code;
+use ccl_runtime::tuned::Tuned;
 use ccl_runtime::{planfile, write};
 use serde::Serialize;
 
@@ -27,6 +29,9 @@ pub struct Args {
     /// What the plan is for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
     #[arg(long, default_value = "cpu")]
     target: String,
+    /// Take the tiles that were measured best on the device that the plan is for, from a file of `ccl bench tune` (targets of cuda)
+    #[arg(long, value_name = "F.json")]
+    tuned: Option<PathBuf>,
     /// Plan file to write
     #[arg(short, long, value_name = "F.cclp")]
     output: PathBuf,
@@ -42,12 +47,35 @@ struct Summary {
     weights: bool,
 }
 
+/// Gives a target the tiles of a file.
+///
+/// # Errors
+/// When the target has none to choose, or the file is wrong.
+fn take_tiles(file: &Path, target: Option<&mut Target>) -> Result<(), Error> {
+    let Some(target) = target.filter(|t| t.capability().is_some()) else {
+        return Err(Error::Usage(
+            "--tuned: kernels for this target have no tiles to choose; use --target cuda:sm_90a".into(),
+        ));
+    };
+    let tuned = Tuned::load(file)?;
+    let (choices, left_out) = tuned.choices(target);
+    if left_out > 0 {
+        let (place, of) = (file.display(), &tuned.architecture);
+        tracing::warn!("{place}: {left_out} tiles, measured for {of}, do not fit {} and are left out", target.name);
+    }
+    target.choices = choices;
+    Ok(())
+}
+
 /// Compiles a plan and saves it.
 ///
 /// # Errors
 /// When the model or an option is wrong, or the file cannot be written.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
-    let gpu = target(&args.target)?;
+    let mut gpu = target(&args.target)?;
+    if let Some(file) = &args.tuned {
+        take_tiles(file, gpu.as_mut())?;
+    }
     write::check_writable(&args.output)?;
     let model = ModelDir::open(&args.model)?;
     let task = required_task(&args.spec)?;

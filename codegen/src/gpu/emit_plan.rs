@@ -15,6 +15,7 @@ use super::emit::{EmitError, KernelText, emit};
 use super::launch::{Launch, LowerError, Ref};
 use super::lower::{Lowered, lower_in};
 use super::target::{Language, Target};
+use super::tensor::tiles::Choices;
 
 /// Why a plan has no kernels for a target.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -105,6 +106,11 @@ pub fn emit_plan(plan: &Plan, target: &Target) -> Result<Emitted, EmitPlanError>
         target: target.name.clone(),
         language: language(target).into(),
         compiled: None,
+        choices: match &target.choices {
+            none if *none == Choices::default() => serde_json::Value::Null,
+            // Maps from text to small structs: JSON holds them all.
+            some => serde_json::to_value(some).unwrap_or_default(),
+        },
         kernels: kernels.collect::<Result<_, EmitPlanError>>()?,
         entries,
     })

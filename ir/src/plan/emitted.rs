@@ -24,6 +24,9 @@ pub struct Emitted {
     /// What compiled the texts, where that was done: then every kernel has [`EmittedKernel::code`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compiled: Option<Compiled>,
+    /// Tiles that were chosen by measuring, in the code generator's words; null where there are none.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub choices: serde_json::Value,
     /// The kernels, each once, in the order of their first launch.
     pub kernels: Vec<EmittedKernel>,
     /// How each call of each entry runs, in the order of [`Plan::entries`].

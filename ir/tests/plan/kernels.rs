@@ -22,6 +22,7 @@ fn with_kernels() -> Plan {
         target: "cuda:sm_90a".into(),
         language: "cuda".into(),
         compiled: None,
+        choices: serde_json::Value::Null,
         kernels: vec![EmittedKernel {
             name: "copy".into(),
             text: "extern \"C\" __global__ void copy() {}\n".into(),

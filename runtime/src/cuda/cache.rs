@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::nvrtc::Binary;
+use crate::tuned;
 
 /// What a file starts with; the last byte is the version of the layout.
 const MAGIC: [u8; 8] = *b"CCLKRNL\x01";
@@ -26,15 +27,9 @@ pub(super) fn key(text: &str, architecture: &str, compiler: &str) -> blake3::Has
 pub(super) struct Cache(Option<PathBuf>);
 
 impl Cache {
-    /// The user's: in `CCL_CACHE_DIR`, else in the system's directory for what can be made again.
+    /// The user's.
     pub(super) fn of_user() -> Self {
-        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let ours = || {
-            let cache =
-                set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| Some(set("HOME")?.join(".cache")))?;
-            Some(cache.join("ccl"))
-        };
-        Self(set("CCL_CACHE_DIR").or_else(ours).map(|d| d.join("kernels")))
+        Self(tuned::user_directory().map(|d| d.join("kernels")))
     }
 
     /// One in this directory.

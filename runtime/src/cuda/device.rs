@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ccl_codegen::gpu::target::CUBES_PER_MULTIPROCESSOR;
+use ccl_codegen::gpu::tensor::tiles::Choices;
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::DType;
 use cudarc::driver::result::{self, DriverError};
@@ -13,7 +14,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use super::driver::{Context, fault};
 use super::engine::CudaEngine;
 use super::kernels::Loaded;
-use crate::device::{DeviceInfo, MemoryInfo, host_memory};
+use crate::device::{CACHE, DeviceInfo, MemoryInfo, host_memory};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts};
 use crate::wgpu::watch::guarded;
@@ -123,9 +124,16 @@ impl CudaDevice {
             tiles: Tiles::Large,
             ..usual
         };
-        let info = info(&name, software, capability, multiprocessors, memory, &target);
+        let cache = positive(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let info = info(&name, software, [capability, multiprocessors, cache], memory, &target);
         let facts = Facts { api: Api::Cuda, software, target, info };
         Ok(Self { index, facts, driver, open: Arc::default() })
+    }
+
+    /// The same device with these tiles for its kernels.
+    pub(crate) fn with_choices(mut self, choices: Choices) -> Self {
+        self.facts.target.choices = choices;
+        self
     }
 
     /// What is known of the device.
@@ -162,7 +170,8 @@ impl CudaDevice {
     }
 }
 
-fn info(name: &str, software: bool, capability: u32, multiprocessors: u32, memory: u64, target: &Target) -> DeviceInfo {
+fn info(name: &str, software: bool, has: [u32; 3], memory: u64, target: &Target) -> DeviceInfo {
+    let [capability, multiprocessors, cache] = has;
     let limits = [
         ("largest buffer in bytes", target.max_buffer_bytes),
         ("shared memory of a cube in bytes", target.shared_bytes.into()),
@@ -171,6 +180,7 @@ fn info(name: &str, software: bool, capability: u32, multiprocessors: u32, memor
         ("cubes along y", target.max_cubes[1].into()),
         ("cubes along z", target.max_cubes[2].into()),
         ("multiprocessors", multiprocessors.into()),
+        (CACHE, cache.into()),
         ("compute capability times 10", capability.into()),
     ];
     DeviceInfo {

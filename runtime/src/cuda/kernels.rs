@@ -20,6 +20,7 @@ use super::nvrtc::{Binary, Nvrtc};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts, Step, Steps};
 use crate::gpu::instance::failed;
+use crate::tuned;
 
 /// Kernels that are on a device, by the hash of text and architecture.
 pub(super) type Loaded = Mutex<HashMap<blake3::Hash, Arc<Ready>>>;
@@ -57,7 +58,7 @@ pub(super) fn lower(plan: &Plan, facts: &Facts) -> Result<Lowered, RuntimeError>
         && suits(&theirs, &facts.target)
         && carried.compiled.as_ref().map(|c| c.architecture.clone()) == theirs.architecture()
     {
-        target = Target { name: target.name, ..theirs };
+        target = Target { name: target.name, choices: tuned::carried(&carried.choices, &facts.target), ..theirs };
     }
     let mut emitted = emit_plan(plan, &target).map_err(|e| wrong(plan, e))?;
     if let Some(carried) = carried {

@@ -25,12 +25,15 @@ mod state;
 use std::sync::Arc;
 
 use ccl_codegen::gpu::Target;
+use ccl_codegen::gpu::tensor::tiles::Choices;
 use ccl_ir::Plan;
 
 use crate::backend::{Backend, Instance, StateMemory};
 use crate::cuda::{self, CudaDevice};
 use crate::device::DeviceInfo;
 use crate::error::RuntimeError;
+use crate::profile::Clock;
+use crate::tuned;
 use crate::weights::WeightSource;
 use crate::wgpu::{WgpuEngine, find};
 use engine::{Api, Engine, Facts};
@@ -52,13 +55,13 @@ enum Device {
 }
 
 impl GpuBackend {
-    /// The NVIDIA GPU of this number, counted from 0.
+    /// The NVIDIA GPU of this number, counted from 0, with the tiles that were measured best on it ([`tuned::of_device`]).
     ///
     /// # Errors
     /// When there is no such GPU, or its driver cannot be used.
     pub fn cuda(index: usize) -> Result<Self, RuntimeError> {
         let found = cuda::devices()?;
-        choose(Api::Cuda, found, index)?.map(|device| Self { device: Device::Cuda(device), budget: None })
+        choose(Api::Cuda, found, index)?.map(|device| Self { device: Device::Cuda(measured(device)), budget: None })
     }
 
     /// The wgpu adapter of this number, counted from 0 in the order of [`gpus`]: GPUs before software adapters.
@@ -73,7 +76,7 @@ impl GpuBackend {
     /// The best GPU: one of CUDA, then a hardware adapter of wgpu. `None` where there is none that works; software
     /// adapters are taken by number only.
     pub fn best() -> Option<Self> {
-        let cuda = cuda::devices().unwrap_or_default().into_iter().map(|d| d.map(Device::Cuda));
+        let cuda = cuda::devices().unwrap_or_default().into_iter().map(|d| d.map(|d| Device::Cuda(measured(d))));
         let adapters = || if find::may_have_hardware() { find::adapters() } else { Vec::new() };
         let adapters = std::iter::once_with(adapters).flatten().filter(|a| !a.is_software());
         let opened = cuda.chain(adapters.map(|a| WgpuEngine::open(&a).map(Device::Wgpu)));
@@ -93,6 +96,15 @@ impl GpuBackend {
             return Err(RuntimeError::option("--memory-budget", problem));
         }
         Ok(Self { budget: Some(bytes), ..self })
+    }
+
+    /// The same device with these tiles for its kernels, and what is expected to be best where they name none.
+    pub fn with_choices(mut self, choices: Choices) -> Self {
+        match &mut self.device {
+            Device::Cuda(device) => *device = device.clone().with_choices(choices),
+            Device::Wgpu(engine) => engine.facts.target.choices = choices,
+        }
+        self
     }
 
     fn facts(&self) -> &Facts {
@@ -115,6 +127,13 @@ impl GpuBackend {
             Device::Wgpu(engine) => &mut engine.facts.target,
         }
     }
+}
+
+/// The device with the tiles that were measured best on it.
+fn measured(device: CudaDevice) -> CudaDevice {
+    let facts = device.facts();
+    let choices = tuned::of_device(&facts.info.name, &facts.target);
+    device.with_choices(choices)
 }
 
 /// Takes one of the devices that were found.
@@ -162,6 +181,13 @@ impl Backend for GpuBackend {
 
     fn memory_budget(&self) -> Option<u64> {
         self.budget
+    }
+
+    fn clock(&self) -> Clock {
+        match &self.device {
+            Device::Cuda(_) => Clock::Device,
+            Device::Wgpu(_) => Clock::Host,
+        }
     }
 
     fn instantiate_with(

@@ -1,42 +1,93 @@
 //! `ccl bench kernels`.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use ccl::calibrate::{Effort, calibrate};
+use ccl::calibrate::{self, calibrate};
 use ccl::error::Error;
 use ccl::explain::units::human_seconds;
-use ccl::kernels::{Timing, cases};
+use ccl::kernels::{Effort, Set, Timing, Types, measure};
 use ccl_ir::DType;
 use ccl_passes::DeviceSpec;
 use ccl_runtime::backend::Backend;
-use ccl_runtime::cpu::CpuBackend;
+use ccl_runtime::device::human_bytes;
+use ccl_runtime::profile::Clock;
+use ccl_runtime::write;
 use serde::Serialize;
+
+use crate::cli::args::{RunArgs, device_spec, dtype, size};
+use crate::cli::prepare::open_backend;
 
 /// Options of `ccl bench kernels`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Only kernels with this in their name or operator
+    /// Only kernels with this in their id, name or operator
     #[arg(long, value_name = "X")]
     filter: Option<String>,
-    /// Milliseconds to measure each for, at least five calls
+    /// Which kernels: small, of a small model; paper, of the 14B model at 21x44x80@158; tiny, the same with next to no size, to see
+    /// that they run [default: paper on GPUs, else small]
+    #[arg(long, value_name = "small|paper|tiny", value_parser = set)]
+    set: Option<Set>,
+    /// How tokens and matrices are stored; the cpu keeps tokens in f32 [default: bf16 or else f16 for paper on GPUs, else f32]
+    #[arg(long, value_name = "f32|bf16|f16", value_parser = dtype)]
+    dtype: Option<DType>,
+    /// Milliseconds to measure each for, at least five runs
     #[arg(long, value_name = "MS", default_value_t = 300)]
     time: u64,
-    /// Threads of the cpu backend [default: all cores]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    threads: Option<usize>,
+    /// Start no more after this many seconds
+    #[arg(long, value_name = "S")]
+    budget: Option<u64>,
+    /// Go through copies of the inputs that are together this large, so that none is in a cache when it is read again
+    /// [default: twice the second-level cache of a GPU; one copy on processors]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    rotate: Option<u64>,
+    /// What a kernel could reach: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h200, rtx4090, wgpu [default: by device; a
+    /// processor is measured]
+    #[arg(long, value_name = "F.toml", value_parser = device_spec)]
+    device_spec: Option<DeviceSpec>,
+    /// File for the JSON document, beside the text
+    #[arg(short, long, value_name = "F.json")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Reads `--set`.
+///
+/// # Errors
+/// When there is no such set.
+fn set(text: &str) -> Result<Set, String> {
+    Set::from_name(text).ok_or_else(|| "known are small, paper and tiny".into())
 }
 
 /// What was measured.
 #[derive(Serialize)]
 struct Measured {
     device: String,
-    threads: usize,
+    backend: &'static str,
+    /// `cpu`, `gpu`, `software driver`, ...
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
     simd: Vec<String>,
-    /// Rate of a product of large matrices, measured just before, in floating point operations a second.
+    set: &'static str,
+    /// How tokens and matrices of weights are stored.
+    dtype: DType,
+    matrix_dtype: DType,
+    /// What was measured by.
+    clock: Clock,
+    /// Bytes of inputs that runs went through before they read the first again; 0: one copy.
+    rotate_bytes: u64,
+    /// Where the roofline comes from.
+    roofline_of: String,
+    /// Its rate of products of this type, in floating point operations a second.
     peak_flops: f64,
-    /// Rate of memory traffic of a large copy, measured just before, in bytes a second.
+    /// Its memory traffic in bytes a second.
     peak_bandwidth: f64,
     kernels: Vec<Line>,
+    /// Kernels that were not started, the time being up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<String>,
 }
 
 /// One kernel.
@@ -51,61 +102,131 @@ struct Line {
 }
 
 impl Line {
-    fn new(timing: Timing, peak: &DeviceSpec) -> Self {
+    fn new(timing: Timing, peak: &DeviceSpec, dtype: DType) -> Self {
         let (flops, bytes) = (timing.flops as f64, timing.bytes as f64);
-        let least = (flops / peak.flops(DType::F32)).max(bytes / peak.bandwidth);
+        let least = (flops / peak.flops(dtype)).max(bytes / peak.bandwidth);
         let seconds = timing.seconds;
         Self { gflop_per_s: flops / seconds / 1e9, gb_per_s: bytes / seconds / 1e9, roofline: least / seconds, timing }
     }
 }
 
-/// Measures the cpu's kernels one by one.
+/// Whether a device is a GPU, and not something that imitates one.
+fn is_gpu(backend: &dyn Backend) -> bool {
+    backend.target().is_some() && !backend.describe().kind.contains("software")
+}
+
+/// The half precision that a device has, for what is too large in single precision.
+fn half(backend: &dyn Backend) -> DType {
+    let types = backend.describe().element_types;
+    [DType::Bf16, DType::F16].into_iter().find(|d| types.contains(d)).unwrap_or(DType::F32)
+}
+
+/// What kernels could reach: as given, by the device's name, or measured.
+fn roofline(given: Option<&DeviceSpec>, backend: &dyn Backend) -> Result<DeviceSpec, Error> {
+    let (Some(target), None) = (backend.target(), given) else {
+        let effort = calibrate::Effort { side: 1024, numbers: 1 << 24, calls: 200, repeat: 3 };
+        return given.map_or_else(|| calibrate(backend, effort), |spec| Ok(spec.clone()));
+    };
+    let name = backend.describe().name;
+    Ok(DeviceSpec::for_device(&name).unwrap_or_else(|| DeviceSpec::for_target(&target.name)))
+}
+
+/// Measures kernels one by one.
 ///
 /// # Errors
 /// When an option is wrong, no kernel has the name, or one fails.
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
-    let wanted = |name: &str| args.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
-    let list: Vec<_> = cases().into_iter().filter(|c| wanted(&c.name) || wanted(c.op())).collect();
-    if list.is_empty() {
-        let names: Vec<String> = cases().into_iter().map(|c| c.name).collect();
-        return Err(Error::Usage(format!("--filter fits no kernel; there are: {}", names.join("; "))));
+    if let Some(path) = &args.output {
+        write::check_writable(path)?;
     }
-    let backend = CpuBackend::new(args.threads)?;
-    let peak = calibrate(&backend, Effort { side: 1024, numbers: 1 << 24, calls: 200, repeat: 3 })?;
-    let mut kernels = Vec::new();
-    for case in list {
-        kernels.push(Line::new(case.measure(&backend, Duration::from_millis(args.time))?, &peak));
-    }
+    let backend = open_backend(&args.run)?;
+    let backend = backend.as_ref();
     let info = backend.describe();
+    let set = args.set.unwrap_or(if is_gpu(backend) { Set::Paper } else { Set::Small });
+    let usual = if set == Set::Paper && backend.target().is_some() { half(backend) } else { DType::F32 };
+    let dtype = args.dtype.unwrap_or(usual);
+    if !info.element_types.contains(&dtype) {
+        let has: Vec<&str> = info.element_types.iter().filter(|d| d.is_float()).map(|d| d.name()).collect();
+        return Err(Error::Usage(format!("--dtype {dtype}: {} stores {}", info.name, has.join(", "))));
+    }
+    let types = Types::of(dtype, backend);
+    let all = set.cases(types);
+    let list: Vec<_> = all.iter().filter(|c| args.filter.as_ref().is_none_or(|f| c.fits(f))).collect();
+    if list.is_empty() {
+        let ids: Vec<&str> = all.iter().map(|c| c.id.as_str()).collect();
+        return Err(Error::Usage(format!(
+            "--filter fits no kernel of set {}; there are: {}",
+            set.name(),
+            ids.join(" ")
+        )));
+    }
+    let peak = roofline(args.device_spec.as_ref(), backend)?;
+    let effort = Effort {
+        time: Duration::from_millis(args.time),
+        rotate: args.rotate.unwrap_or_else(|| measure::rotation(backend)),
+    };
+    let (begin, mut kernels, mut skipped) = (Instant::now(), Vec::new(), Vec::new());
+    for case in list {
+        if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
+            skipped.push(case.id.clone());
+            continue;
+        }
+        tracing::info!("measuring {}", case.id);
+        kernels.push(Line::new(case.measure(backend, effort)?, &peak, types.tokens));
+    }
     let measured = Measured {
         device: info.name,
-        threads: backend.threads(),
+        backend: backend.name(),
+        kind: info.kind,
+        threads: info.threads,
         simd: info.simd,
-        peak_flops: peak.flops(DType::F32),
+        set: set.name(),
+        dtype: types.tokens,
+        matrix_dtype: types.matrices,
+        clock: backend.clock(),
+        rotate_bytes: effort.rotate,
+        roofline_of: peak.name.clone(),
+        peak_flops: peak.flops(types.tokens),
         peak_bandwidth: peak.bandwidth,
         kernels,
+        skipped,
     };
-    if json { crate::cli::print_json(&measured) } else { say(&measured) }
+    if let Some(path) = &args.output {
+        let text = serde_json::to_string_pretty(&measured).map_err(|e| Error::Failed(format!("JSON: {e}")))?;
+        write::write_atomic(path, format!("{text}\n").as_bytes())?;
+    }
+    if json { crate::cli::print_json(&measured) } else { say(&measured, backend) }
 }
 
-fn say(m: &Measured) -> Result<(), Error> {
+fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
     let print = crate::cli::print_line;
-    print(&format!(
-        "{}, {} threads; a large product runs at {:.1} GFLOP/s, a copy at {:.1} GB/s: the roofline",
-        m.device,
-        m.threads,
-        m.peak_flops / 1e9,
-        m.peak_bandwidth / 1e9
-    ))?;
+    let threads = m.threads.map_or_else(String::new, |n| format!(", {n} threads"));
+    let types = if m.matrix_dtype == m.dtype {
+        m.dtype.to_string()
+    } else {
+        format!("{}, matrices {}", m.dtype, m.matrix_dtype)
+    };
+    print(&format!("{} ({}){threads}; set {}, {types}", m.device, m.backend, m.set))?;
+    let (flops, bytes) = (m.peak_flops / 1e9, m.peak_bandwidth / 1e9);
+    let of = if backend.target().is_some() { "the roofline of" } else { "the roofline, measured on" };
+    print(&format!("{of} {}: products at {flops:.1} GFLOP/s, memory at {bytes:.1} GB/s", m.roofline_of))?;
+    let inputs = match m.rotate_bytes {
+        0 => "one copy of the inputs, which caches may keep".into(),
+        bytes => format!("inputs rotated through copies of {} together", human_bytes(bytes)),
+    };
+    print(&format!("medians by {}; {inputs}", m.clock))?;
     for line in &m.kernels {
         let rate = if line.timing.flops > 0 { format!("{:.1} GFLOP/s", line.gflop_per_s) } else { String::new() };
         print(&format!(
-            "  {:<46} {:>10} {rate:>15} {:>7.1} GB/s {:>6.1} % of the roofline",
-            line.timing.name,
+            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline",
+            if m.set == Set::Small.name() { &line.timing.name } else { &line.timing.id },
             human_seconds(line.timing.seconds),
             line.gb_per_s,
             100.0 * line.roofline
         ))?;
     }
-    Ok(())
+    match m.skipped.as_slice() {
+        [] => Ok(()),
+        ids => print(&format!("not measured, the time was up: {}", ids.join(" "))),
+    }
 }

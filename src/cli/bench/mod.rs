@@ -4,6 +4,7 @@ mod calibrate;
 mod kernels;
 mod step;
 mod train;
+mod tune;
 
 use std::collections::BTreeMap;
 
@@ -28,8 +29,26 @@ enum What {
     Step(step::Args),
     /// Times a training step: loss, gradients and update
     Train(train::Args),
-    /// Times the cpu's kernels one by one, and says what share of the roofline they reach
+    /// Times kernels one by one on the device itself, and says what share of the roofline they reach
+    ///
+    /// A line for each: median seconds of a call, rate of arithmetic, memory traffic, and the share of what the device could reach. On CUDA
+    /// times are the device's own, by events around many calls; elsewhere the host's. Inputs are random and rotated through copies that are
+    /// together larger than the second-level cache. `benches/gpu/compare.py --ccl F.json` sets the result beside PyTorch's.
+    ///
+    ///     ccl bench kernels --backend cuda -o kernels.json
+    ///     ccl bench kernels --filter self_attention --dtype bf16
+    ///     ccl bench kernels --backend cpu --threads 2
+    #[command(verbatim_doc_comment)]
     Kernels(kernels::Args),
+    /// Tries every tile of the matrix kernels on the device, and keeps the fastest for each size
+    ///
+    /// What was found is written to a file for the device, with every time, and read whenever the device is opened; `ccl compile --tuned F.json`
+    /// makes plans for another machine by it. Without a model the sizes of the 14B model at 21x44x80@158 are tried.
+    ///
+    ///     ccl bench tune --backend cuda
+    ///     ccl bench tune --backend cuda --model DIR --task joint --clip 9x16x28@68 --guidance two-pass --dtype bf16 -o here.json
+    #[command(verbatim_doc_comment)]
+    Tune(tune::Args),
     /// Measures what the compiler's cost model goes by, and writes it as a file for --device-spec
     Calibrate(calibrate::Args),
 }
@@ -43,6 +62,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         What::Step(args) => step::run(args),
         What::Train(args) => train::run(args),
         What::Kernels(args) => return kernels::run(args, json),
+        What::Tune(args) => return tune::run(args, json),
         What::Calibrate(args) => return calibrate::run(args, json),
     }?;
     if json { super::print_json(&measured) } else { say(&measured) }
@@ -66,6 +86,9 @@ struct Measured {
     /// Planning, then weights, memory and load entry.
     plan_s: f64,
     load_s: f64,
+    /// From the start, the device not yet open, to the end of the first step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_step_s: Option<f64>,
     /// FLOPs of a step as the plan counts them.
     flops: u64,
     gflop_per_s: f64,
@@ -145,6 +168,7 @@ impl Measured {
             prologue_s: times.prologue_s,
             plan_s: times.plan_s,
             load_s: times.load_s,
+            first_step_s: None,
             flops,
             gflop_per_s: flops as f64 / step_s / 1e9,
             peak_bytes: process_memory().peak_bytes.unwrap_or(plan.report.peak_bytes),
@@ -196,6 +220,11 @@ fn say(m: &Measured) -> Result<(), Error> {
     ))?;
     super::print_line(&format!("prologue  {:.4} s", m.prologue_s))?;
     super::print_line(&format!("start     {:.4} s (plan {:.4}, load {:.4})", m.plan_s + m.load_s, m.plan_s, m.load_s))?;
+    if let Some(seconds) = m.first_step_s {
+        super::print_line(&format!(
+            "first     step done {seconds:.4} s after the start, device opened, plan and kernels made ready"
+        ))?;
+    }
     super::print_line(&format!("memory    {} at most, {} planned", human(m.peak_bytes), human(m.planned_bytes)))?;
     if let Some(Copied { copies, hidden }) = &m.copies {
         super::print_line(&format!(

@@ -1,12 +1,12 @@
 //! `ccl bench step`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ccl::error::Error;
 use ccl::explain::Trace;
 use ccl::model_dir::ModelDir;
-use ccl::running::scales;
+use ccl::running::{scales, weights_for_plan};
 use ccl_ir::{DType, Plan};
 use ccl_model::Guidance;
 use ccl_runtime::inputs::Inputs;
@@ -14,12 +14,15 @@ use ccl_runtime::profile::{CallTime, Copies};
 use ccl_runtime::random::Stream;
 use ccl_runtime::sampler::SamplerKind;
 use ccl_runtime::session::{Session, Tensors};
-use ccl_runtime::{HostData, HostTensor};
+use ccl_runtime::weights::WeightStore;
+use ccl_runtime::{Backend, HostData, HostTensor, planfile};
 
 use super::{Measured, Times};
-use crate::cli::args::{BudgetArgs, RunArgs, SpecArgs};
+use crate::cli::args::{BudgetArgs, ClipArgs, RunArgs, SpecArgs};
 use crate::cli::log;
-use crate::cli::prepare::{compile, memory_line, open_backend_within, request, required_task, warn_drift};
+use crate::cli::prepare::{
+    agree, compile, memory_line, model_error, open_backend_within, request, required_task, warn_drift,
+};
 
 /// Options of `ccl bench step`.
 #[derive(clap::Args, Debug)]
@@ -32,12 +35,15 @@ pub struct Args {
     random_weights: bool,
     #[command(flatten)]
     spec: SpecArgs,
+    /// Run this compiled plan of the model instead of making one; it says task, clip, guidance and type
+    #[arg(long, value_name = "F.cclp")]
+    plan: Option<PathBuf>,
     /// Latent sizes of the clip, e.g. 9x16x28@68
-    #[arg(long, value_name = "TxHxW@L")]
-    clip: ccl_model::Clip,
-    /// Clips at once
-    #[arg(long, value_name = "B", default_value_t = 1)]
-    batch: usize,
+    #[arg(long, value_name = "TxHxW@L", required_unless_present = "plan")]
+    clip: Option<ccl_model::Clip>,
+    /// Clips at once [default: 1]
+    #[arg(long, value_name = "B", allow_negative_numbers = true)]
+    batch: Option<usize>,
     /// Steps in one measurement
     #[arg(long, value_name = "N", default_value_t = 4)]
     steps: usize,
@@ -68,24 +74,13 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     if let Some(Some(file)) = &args.trace {
         ccl_runtime::write::check_writable(file)?;
     }
+    let start = Instant::now();
     let device = open_backend_within(&args.run, &args.budget)?;
     let model = ModelDir::open(&args.model)?;
-    let task = required_task(&args.spec)?;
-    let mut request = request(&model.config, &args.spec, task, args.clip, args.batch);
-    request.gpu = device.target().cloned();
-    let weights = if args.random_weights {
-        model.random_weights(args.seed)
-    } else {
-        let files = model.files()?;
-        if args.spec.dtype.is_none() {
-            request.dtype = model.stored_dtype(&files)?;
-        }
-        model.weights(&files, args.seed)?
+    let Prepared { plan, weights, guidance, plan_s } = match &args.plan {
+        Some(file) => from_file(args, file, &model)?,
+        None => from_model(args, &model, device.as_ref())?,
     };
-    warn_drift(&model.config, task, &args.clip);
-    let begin = Instant::now();
-    let plan = compile(&model.config, &request)?;
-    let plan_s = begin.elapsed().as_secs_f64();
     let info = device.describe();
     log::note(&memory_line(&plan));
 
@@ -93,12 +88,13 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let mut session = Session::new(device.as_ref(), plan.into(), &weights)?;
     let load_s = begin.elapsed().as_secs_f64();
     // After loading, which refuses a plan that is too large.
-    let inputs = random_inputs(session.plan(), request.guidance, args.seed)?;
+    let inputs = random_inputs(session.plan(), guidance, args.seed)?;
     let begin = Instant::now();
     session.prologue(&inputs)?;
     let prologue_s = begin.elapsed().as_secs_f64();
     let none = Tensors::new();
     session.step(&none, 0)?;
+    let first_step_s = start.elapsed().as_secs_f64();
     let mut times = Vec::new();
     for _ in 0..args.repeat {
         let begin = Instant::now();
@@ -122,10 +118,55 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let flops = plan.report.flops.get("step").copied().unwrap_or(0);
     let measured = Measured::new(plan, flops, info, times, &calls);
     Ok(Measured {
+        first_step_s: Some(first_step_s),
         resident_bytes: args.budget.memory_budget.map(|_| resident),
         copies: copies.map(Into::into),
         ..measured
     })
+}
+
+/// A plan and its weights.
+struct Prepared {
+    plan: Plan,
+    weights: WeightStore,
+    guidance: Guidance,
+    /// Seconds that the plan took to make, or to read.
+    plan_s: f64,
+}
+
+/// A plan made for the device.
+fn from_model(args: &Args, model: &ModelDir, device: &dyn Backend) -> Result<Prepared, Error> {
+    let task = required_task(&args.spec)?;
+    let clip = args.clip.ok_or_else(|| Error::Usage("say the clip: --clip TxHxW@L".into()))?;
+    let mut request = request(&model.config, &args.spec, task, clip, args.batch.unwrap_or(1));
+    request.gpu = device.target().cloned();
+    let weights = if args.random_weights {
+        model.random_weights(args.seed)
+    } else {
+        let files = model.files()?;
+        if args.spec.dtype.is_none() {
+            request.dtype = model.stored_dtype(&files)?;
+        }
+        model.weights(&files, args.seed)?
+    };
+    warn_drift(&model.config, task, &clip);
+    let begin = Instant::now();
+    let plan = compile(&model.config, &request)?;
+    Ok(Prepared { plan, weights, guidance: request.guidance, plan_s: begin.elapsed().as_secs_f64() })
+}
+
+/// A plan that was compiled before.
+fn from_file(args: &Args, file: &Path, model: &ModelDir) -> Result<Prepared, Error> {
+    let begin = Instant::now();
+    let plan = planfile::load(file)?;
+    let plan_s = begin.elapsed().as_secs_f64();
+    agree(&plan, file, &args.spec, &ClipArgs { clip: args.clip, batch: args.batch })?;
+    let guidance = plan.about.guidance.parse().map_err(|source| model_error("plan", source))?;
+    let weights = match args.random_weights {
+        true => model.random_weights(args.seed),
+        false => weights_for_plan(&plan, file, model, None)?,
+    };
+    Ok(Prepared { plan, weights, guidance, plan_s })
 }
 
 /// Levels that the benchmark walks through.

@@ -119,7 +119,8 @@ impl TensorAttention {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
         let half = launch.blueprint.half;
-        let scores = |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
+        let scores =
+            |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
         p.define("SCORES_FIRST", scores(true));
         p.define("SCORES_MORE", scores(false));
         let values = Group { half, columns: self.dim, sums: "result", first: false, turn_b: true };

@@ -1,0 +1,109 @@
+"""ccl and PyTorch side by side: a table, the project's bounds, a picture. Plain Python, for `compare.py`."""
+from xml.sax.saxutils import escape
+
+# What is promised: (text, cases by the end of their ids, form of PyTorch that counts, largest seconds of ccl over PyTorch's).
+BOUNDS = [
+    ("partitioned attention takes at most 0.5 of PyTorch's best form", ("cca",), None, 0.5),
+    ("self-attention reaches 0.6 of cuDNN's rate", ("self_attention",), "cudnn", 1 / 0.6),
+    ("plain products reach 0.75 of cuBLAS's rate", ("projection", "cca.keys"), "cublas", 1 / 0.75),
+    ("fused chains are ahead of torch.compile", ("ffn.up", "ffn.down", "projection.gate", "norm_modulate", "norm_rope", "gate_residual"),
+     "torch.compile", 1.0),
+]
+STEP = ("a denoising step takes at most 0.9 of torch.compile's", 0.9)
+
+
+def human(seconds):
+    """Seconds for people."""
+    for unit, scale in (("s", 1), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def compare(ours, theirs, our_step=None):
+    """Rows of ratios, and which bounds hold. Without `ours` there is nothing to compare."""
+    mine = {k["id"]: k for k in ours["kernels"]} if ours else {}
+    rows = []
+    for k in theirs.get("kernels", []):
+        row = {"id": k["id"], "theirs_s": k["best_s"], "form": k["best"], "forms": k["forms"], "ours_s": None, "ratio": None}
+        if k["id"] in mine:
+            row["ours_s"] = mine[k["id"]]["seconds"]
+            row["ratio"] = row["ours_s"] / k["best_s"] if k["best_s"] else None
+        rows.append(row)
+    alone = [{"id": i, "ours_s": k["seconds"], "theirs_s": None, "form": None, "forms": {}, "ratio": None}
+             for i, k in mine.items() if i not in {r["id"] for r in rows}]
+    bounds = [bound(rows, *b) for b in BOUNDS]
+    bounds.append(step_bound(our_step, theirs.get("step")))
+    same = not ours or not theirs.get("device") or ours["device"] == theirs["device"]
+    return {"ours": ours and {k: ours[k] for k in ("device", "dtype", "clock") if k in ours},
+            "theirs": {k: theirs.get(k) for k in ("torch", "device", "dtype", "dry_run")},
+            "same_device": same, "rows": rows + alone, "bounds": bounds}
+
+
+def bound(rows, text, names, form, most):
+    """A bound, case by case. A form that PyTorch lacks here is replaced by its best one."""
+    found = []
+    for row in rows:
+        if row["ours_s"] is None or not row["forms"] or row["id"].split(".", 1)[1] not in names:
+            continue
+        used = form if form in row["forms"] else row["form"]
+        ratio = row["ours_s"] / row["forms"][used]
+        found.append({"id": row["id"], "ratio": ratio, "form": used, "holds": ratio <= most})
+    state = "not measured" if not found else "holds" if all(f["holds"] for f in found) else "does not hold"
+    return {"text": text, "state": state, "most": most, "cases": found}
+
+
+def step_bound(ours, theirs):
+    text, most = STEP
+    if not ours or not theirs:
+        return {"text": text, "state": "not measured", "most": most, "cases": []}
+    ratio = ours["step_s"] / theirs["step_s"]
+    case = {"id": f"step.{ours['task']}", "ratio": ratio, "form": "torch.compile" if theirs.get("compile") else "eager",
+            "holds": ratio <= most}
+    return {"text": text, "state": "holds" if case["holds"] else "does not hold", "most": most, "cases": [case]}
+
+
+def text(result):
+    """The comparison as a table."""
+    lines = [f"{'':<32} {'ccl':>10} {'PyTorch':>10} {'ratio':>7}  best form"]
+    for r in result["rows"]:
+        cell = lambda s: human(s) if s is not None else "-"
+        ratio = f"{r['ratio']:.2f}" if r["ratio"] is not None else "-"
+        lines.append(f"{r['id']:<32} {cell(r['ours_s']):>10} {cell(r['theirs_s']):>10} {ratio:>7}  {r['form'] or '-'}")
+    if not result["same_device"]:
+        lines.append(f"NOT THE SAME DEVICE: {result['ours']['device']} and {result['theirs']['device']}; the ratios mean nothing")
+    if result["theirs"].get("dry_run"):
+        lines.append("DRY RUN: tiny sizes on a processor; the ratios mean nothing")
+    lines.append("")
+    for b in result["bounds"]:
+        lines.append(f"{b['state']:<14} {b['text']}")
+        lines += [f"{'':<14}   {c['id']}: {c['ratio']:.2f} of {c['form']} (at most {b['most']:.2f})" for c in b["cases"]]
+    return "\n".join(lines)
+
+
+def svg(result):
+    """Bars of the ratios; shorter is better, the line is where both take as long."""
+    rows = [r for r in result["rows"] if r["ratio"] is not None]
+    left, bar, height, width = 240, 420, 20, 760
+    most = 2.0
+    x = lambda ratio: left + bar * min(ratio, most) / most
+    tall = 70 + height * max(len(rows), 1)
+    note = " DRY RUN" if result["theirs"].get("dry_run") else ""
+    title = f"Seconds of ccl over PyTorch's best form, {result['theirs'].get('device') or 'unknown device'}{note}"
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {tall}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{tall}" fill="#fff"/>',
+           f'<text x="12" y="22" font-size="15">{escape(title)}</text>']
+    for tick in (0, 0.5, 1, 1.5, 2):
+        dash = "" if tick == 1 else ' stroke-dasharray="2 3"'
+        out.append(f'<line x1="{x(tick)}" x2="{x(tick)}" y1="46" y2="{tall - 16}" stroke="#888"{dash}/>')
+        out.append(f'<text x="{x(tick)}" y="42" text-anchor="middle" fill="#555">{tick:g}</text>')
+    for i, r in enumerate(rows):
+        y = 52 + height * i
+        colour = "#2a7f62" if r["ratio"] <= 1 else "#c05621"
+        out.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(r["id"])}</text>')
+        out.append(f'<rect x="{left}" y="{y + 1}" width="{x(r["ratio"]) - left:.1f}" height="{height - 6}" fill="{colour}"/>')
+        label = f'{r["ratio"]:.2f} ({human(r["ours_s"])}, {r["form"]} {human(r["theirs_s"])})'
+        out.append(f'<text x="{x(r["ratio"]) + 6:.1f}" y="{y + 12}" fill="#333">{escape(label)}</text>')
+    if not rows:
+        out.append('<text x="12" y="62">nothing was measured on both sides</text>')
+    return "\n".join([*out, "</svg>", ""])

@@ -1,0 +1,372 @@
+//! Tiles that were measured best on a device: one file a device, written by `ccl bench tune` and read when the device is opened.
+//!
+//! A file names the device, the day, and for each problem every tile that was tried with the seconds that it took, so that a choice can be doubted.
+//! It lies in the user's directory for what can be made again (`CCL_CACHE_DIR`, else `~/.cache/ccl`), as `tuned/<device>.json`. Where the user
+//! has none, one that comes with the program is taken. What does not fit the target is left out: a file can make kernels slow, not wrong.
+
+use std::path::{Path, PathBuf};
+
+use ccl_codegen::gpu::Target;
+use ccl_codegen::gpu::tensor::attention::AttentionTile;
+use ccl_codegen::gpu::tensor::product::ProductTile;
+use ccl_codegen::gpu::tensor::tiles::{AttentionProblem, Choices, ProblemTile, product_tiles};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{RuntimeError, one_line};
+use crate::write;
+
+/// The layout of the files.
+const FORMAT: u32 = 1;
+/// Largest file that is read, in bytes.
+const MOST: u64 = 16 << 20;
+/// Devices that the program comes with a file for.
+const SHIPPED: [&str; 1] = [include_str!("../tuned/nvidia-h200.json")];
+
+/// What was measured on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    format: u32,
+    /// What the device calls itself.
+    pub device: String,
+    /// What its kernels are compiled for, e.g. `sm_90a`.
+    pub architecture: String,
+    /// The day, `2026-11-26`; `not measured` where nothing was.
+    pub date: String,
+    /// Version of the program that measured.
+    pub compiler: String,
+    /// The problems.
+    pub problems: Vec<Tried>,
+}
+
+/// A problem and its tiles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tried {
+    /// Name of the problem, as the code generator gives it.
+    pub problem: String,
+    /// Name of the operator, and the place in a model, of a call that has it.
+    pub op: String,
+    /// See [`Tried::op`].
+    pub at: String,
+    /// Seconds of the call with the tile that is taken where nothing was measured.
+    pub expected_s: Option<f64>,
+    /// The tiles, the fastest first, those that do not run last.
+    pub tiles: Vec<TriedTile>,
+}
+
+/// A tile that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TriedTile {
+    /// The tile.
+    pub tile: Tile,
+    /// Median seconds of the call; `None` where it does not run.
+    pub seconds: Option<f64>,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A tile in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tile {
+    /// Of a product.
+    Product(ProductTile),
+    /// Of an attention.
+    Attention(AttentionTile),
+}
+
+impl From<ProblemTile> for Tile {
+    fn from(tile: ProblemTile) -> Self {
+        match tile {
+            ProblemTile::Product(tile) => Self::Product(tile),
+            ProblemTile::Attention(tile) => Self::Attention(tile),
+        }
+    }
+}
+
+impl Tuned {
+    /// A file about a device without anything measured yet.
+    pub fn new(device: &str, target: &Target, date: &str, compiler: &str) -> Self {
+        Self {
+            format: FORMAT,
+            device: device.into(),
+            architecture: target.architecture().unwrap_or_default(),
+            date: date.into(),
+            compiler: compiler.into(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no such file.
+    pub fn load(path: &Path) -> Result<Self, RuntimeError> {
+        let wrong = |problem: String| RuntimeError::file(path, problem);
+        let size = std::fs::metadata(path).map_err(|e| wrong(format!("cannot read: {e}")))?.len();
+        if size > MOST {
+            return Err(wrong(format!("has {size} bytes; this is no file of `ccl bench tune`")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot read: {e}")))?;
+        Self::parse(&text).map_err(wrong)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |e: serde_json::Error| format!("is no file of `ccl bench tune`: {}", one_line(&e.to_string()));
+        let tuned: Self = serde_json::from_str(text).map_err(wrong)?;
+        if tuned.format != FORMAT {
+            return Err(format!("is of format {}, this program reads {FORMAT}: tune again", tuned.format));
+        }
+        Ok(tuned)
+    }
+
+    /// Writes the file, whole or not at all, and the directory that it lies in.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), RuntimeError> {
+        let problem = |e: &dyn std::fmt::Display| RuntimeError::file(path, format!("cannot write: {e}"));
+        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|e| problem(&e))?;
+        }
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| problem(&e))?;
+        text.push('\n');
+        write::write_atomic(path, text.as_bytes())
+    }
+
+    /// Takes over what another file says of problems that this one does not name.
+    pub fn keep(&mut self, old: Self) {
+        let new: Vec<String> = self.problems.iter().map(|p| p.problem.clone()).collect();
+        self.problems.extend(old.problems.into_iter().filter(|p| !new.contains(&p.problem)));
+    }
+
+    /// The fastest tile of each problem, and how many do not fit the target and are left out.
+    pub fn choices(&self, target: &Target) -> (Choices, usize) {
+        let mut choices = Choices::default();
+        let mut fastest = 0;
+        for tried in &self.problems {
+            let Some(best) = tried.tiles.iter().find(|t| t.seconds.is_some()) else { continue };
+            fastest += 1;
+            match best.tile {
+                Tile::Product(tile) => drop(choices.products.insert(tried.problem.clone(), tile)),
+                Tile::Attention(tile) => drop(choices.attentions.insert(tried.problem.clone(), tile)),
+            }
+        }
+        let known = known(choices, target);
+        let left_out = fastest - known.products.len() - known.attentions.len();
+        (known, left_out)
+    }
+}
+
+/// Choices without the tiles that the target does not have for the problem.
+fn known(mut choices: Choices, target: &Target) -> Choices {
+    choices.products.retain(|_, tile| product_tiles(target).any(|t| t == *tile));
+    choices.attentions.retain(|key, tile| attention(key).is_some_and(|a| a.tiles(target).any(|t| t == *tile)));
+    choices
+}
+
+/// The attention of a key, [`AttentionProblem::key`].
+fn attention(key: &str) -> Option<AttentionProblem> {
+    let numbers: Vec<usize> = key.split('x').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    let &[cubes, queries, keys, dim] = numbers.as_slice() else { return None };
+    Some(AttentionProblem { dim: u32::try_from(dim).ok()?, queries, keys, cubes })
+}
+
+/// The choices that a plan carries for the target that its kernels were made for.
+pub(crate) fn carried(choices: &serde_json::Value, target: &Target) -> Choices {
+    if choices.is_null() {
+        return Choices::default();
+    }
+    match serde_json::from_value(choices.clone()) {
+        Ok(choices) => known(choices, target),
+        Err(e) => {
+            tracing::warn!("the plan's choice of tiles is not understood: {}", one_line(&e.to_string()));
+            Choices::default()
+        }
+    }
+}
+
+/// The user's directory for what can be made again: `CCL_CACHE_DIR`, else the system's own place for it.
+pub fn user_directory() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let ours = || {
+        let cache =
+            set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| Some(set("HOME")?.join(".cache")))?;
+        Some(cache.join("ccl"))
+    };
+    set("CCL_CACHE_DIR").or_else(ours)
+}
+
+/// The user's file for a device; `None` where the system has no place for it.
+pub fn path_of(device: &str) -> Option<PathBuf> {
+    Some(user_directory()?.join("tuned").join(format!("{}.json", slug(device))))
+}
+
+/// A device's name as part of a file's: `nvidia-h200`.
+pub fn slug(device: &str) -> String {
+    let words = device.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty());
+    words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
+}
+
+/// The tiles for a device: by the user's file, else by one that comes with the program. A file that is damaged is warned of and not used.
+pub fn of_device(device: &str, target: &Target) -> Choices {
+    let users = path_of(device).filter(|path| path.exists());
+    let (from, tuned) = match &users {
+        Some(path) => match Tuned::load(path) {
+            Ok(tuned) => (path.display().to_string(), tuned),
+            Err(e) => {
+                tracing::warn!("{e}; going on without it");
+                return Choices::default();
+            }
+        },
+        None => match shipped(device) {
+            Some(tuned) => ("this program".into(), tuned),
+            None => return Choices::default(),
+        },
+    };
+    let (choices, left_out) = tuned.choices(target);
+    let count = choices.products.len() + choices.attentions.len();
+    if left_out > 0 {
+        tracing::warn!("{from}: {left_out} tiles do not fit {device} and are not used: run `ccl bench tune` again");
+    }
+    if count > 0 {
+        tracing::info!("tiles of {count} problems as measured on {} ({from})", tuned.date);
+    }
+    choices
+}
+
+/// The file for a device that comes with the program.
+fn shipped(device: &str) -> Option<Tuned> {
+    SHIPPED.iter().filter_map(|text| Tuned::parse(text).ok()).find(|t| t.device == device)
+}
+
+/// A day as `2026-11-26`, of a number of days since 1970 (Howard Hinnant's `civil_from_days`).
+fn day(days: i64) -> String {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let of_era = z.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (year, month) = (year_of_era + era * 400, if month < 10 { month + 3 } else { month - 9 });
+    format!("{:04}-{month:02}-{day:02}", year + i64::from(month <= 2))
+}
+
+/// Today in UTC, as files write it.
+pub fn today() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    day((now.as_secs() / 86_400) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use ccl_codegen::gpu::tensor::tiles::{Problem, ProductProblem};
+
+    use super::*;
+
+    fn target() -> Target {
+        Target::cuda("cuda:sm_90a", 90)
+    }
+
+    /// A file with a product and an attention, the second tile of each the fastest.
+    fn file() -> Tuned {
+        let mut tuned = Tuned::new("NVIDIA H200", &target(), "2026-11-26", "ccl");
+        let problems = [
+            Problem::Product(ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true] }),
+            Problem::Attention(AttentionProblem { dim: 128, queries: 640, keys: 512, cubes: 40 }),
+        ];
+        for problem in problems {
+            let tried =
+                |i: usize, seconds| TriedTile { tile: problem.tiles(&target())[i].into(), seconds, problem: None };
+            tuned.problems.push(Tried {
+                problem: problem.key(),
+                op: "linear".into(),
+                at: "video".into(),
+                expected_s: Some(2e-3),
+                tiles: vec![tried(1, Some(1e-3)), tried(0, Some(2e-3)), tried(2, None)],
+            });
+        }
+        tuned
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/nvidia-h200.json");
+        file().save(&path).unwrap();
+        let read = Tuned::load(&path).unwrap();
+        assert_eq!(read, file());
+        let (choices, left_out) = read.choices(&target());
+        assert_eq!((choices.products.len(), choices.attentions.len(), left_out), (1, 1, 0));
+        assert_eq!(carried(&serde_json::to_value(&choices).unwrap(), &target()), choices);
+        let chosen = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true] };
+        let tuned = Target { choices, ..target() };
+        assert_eq!(chosen.tile(&tuned).map(ProblemTile::Product), chosen_tile(&file()));
+    }
+
+    fn chosen_tile(file: &Tuned) -> Option<ProblemTile> {
+        match file.problems[0].tiles[0].tile {
+            Tile::Product(tile) => Some(ProblemTile::Product(tile)),
+            Tile::Attention(_) => None,
+        }
+    }
+
+    #[test]
+    fn what_a_target_lacks_is_left_out() {
+        // A device without `wgmma`, whose tiles are among those tried.
+        let (choices, left_out) = file().choices(&Target::cuda("cuda:sm_80", 80));
+        assert_eq!((choices.products.len(), choices.attentions.len(), left_out), (0, 0, 2));
+        let mut strange = file();
+        for tried in &mut strange.problems {
+            match &mut tried.tiles[0].tile {
+                Tile::Product(tile) => tile.warps = [0, 0],
+                Tile::Attention(tile) => tile.keys = 7,
+            }
+        }
+        assert_eq!(strange.choices(&target()).1, 2);
+    }
+
+    #[test]
+    fn damaged_files_are_refused_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.json");
+        let whole = serde_json::to_string(&file()).unwrap();
+        let strange = whole.replace("\"format\":1", "\"format\":9");
+        for text in ["", "{", "[]", &whole[..whole.len() / 2], &whole.replace("seconds", "years"), &strange] {
+            std::fs::write(&path, text).unwrap();
+            let error = Tuned::load(&path).unwrap_err().to_string();
+            assert!(error.starts_with(&path.display().to_string()) && error.lines().count() == 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn newer_times_replace_older_ones() {
+        let (mut new, mut old) = (file(), file());
+        new.problems.remove(0);
+        old.problems[1].at = "old".into();
+        new.keep(old);
+        let at: Vec<&str> = new.problems.iter().map(|p| p.at.as_str()).collect();
+        assert_eq!(at, ["video", "video"]);
+        assert_ne!(new.problems[0].problem, new.problems[1].problem);
+    }
+
+    #[test]
+    fn shipped_files_are_read() {
+        for text in SHIPPED {
+            assert!(Tuned::parse(text).is_ok(), "{text}");
+        }
+        assert!(shipped("NVIDIA H200").is_some() && shipped("another").is_none());
+        assert_eq!(slug("NVIDIA H200"), "nvidia-h200");
+        assert_eq!(slug("softcuda (an interpreter)"), "softcuda-an-interpreter");
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        let days = [(0, "1970-01-01"), (59, "1970-03-01"), (11_016, "2000-02-29"), (20_783, "2026-11-26")];
+        days.iter().for_each(|(n, want)| assert_eq!(day(*n), *want));
+    }
+}

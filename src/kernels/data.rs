@@ -1,0 +1,44 @@
+//! Numbers to measure with: random ones, because devices run faster on zeros.
+
+use std::sync::LazyLock;
+
+use ccl_ir::{DType, TensorType};
+use ccl_runtime::random::Stream;
+use ccl_runtime::weights::{WeightBytes, WeightSource};
+use ccl_runtime::{HostTensor, RuntimeError};
+
+/// Random numbers that are repeated; a prime number of them, so that no two rows of a matrix begin alike.
+const BLOCK: usize = 1_048_573;
+/// How large weights are, so that products of normal numbers stay small.
+const WEIGHT: f32 = 0.02;
+
+static NORMAL: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let mut block = vec![0.0; BLOCK];
+    Stream::new(0, "kernels").normal(&mut block);
+    block
+});
+
+/// `n` random numbers, those of a name.
+fn numbers(name: &str, n: usize, of: impl Fn(f32) -> f32) -> Vec<f32> {
+    let start = name.bytes().fold(0usize, |h, b| (h * 31 + usize::from(b)) % BLOCK);
+    NORMAL[start..].iter().chain(NORMAL.iter().cycle()).take(n).map(|&x| of(x)).collect()
+}
+
+/// An input of a name: normal numbers, their magnitudes where they have to be positive, or `number` where it is a whole one.
+pub fn tensor(name: &str, ty: &TensorType, positive: bool, number: i32) -> HostTensor {
+    let n = ty.elements() as usize;
+    match ty.dtype {
+        DType::I32 => HostTensor::i32(ty.shape.clone(), vec![number; n]),
+        _ if positive => HostTensor::f32(ty.shape.clone(), numbers(name, n, f32::abs)),
+        _ => HostTensor::f32(ty.shape.clone(), numbers(name, n, |x| x)),
+    }
+}
+
+/// Weights that are random.
+pub struct Weights;
+
+impl WeightSource for Weights {
+    fn load(&self, name: &str, want: &TensorType) -> Result<WeightBytes, RuntimeError> {
+        WeightBytes::of_values(name, &numbers(name, want.elements() as usize, |x| x * WEIGHT), want)
+    }
+}

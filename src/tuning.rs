@@ -1,0 +1,210 @@
+//! The choice of tiles by measuring: every tile of every matrix problem of some calls, on the device that will run them.
+
+use std::time::{Duration, Instant};
+
+use ccl_codegen::gpu::tensor::tiles::{Choices, Problem, ProblemTile};
+use ccl_codegen::gpu::{Language, Lowered, Target, emit_plan, lower_in};
+use ccl_ir::{Binding, DType, Plan};
+use ccl_model::{Guidance, Task};
+use ccl_runtime::backend::StateMemory;
+use ccl_runtime::cuda::add_code;
+use ccl_runtime::tuned::{Tried, TriedTile};
+use ccl_runtime::{Backend, GpuBackend, RuntimeError};
+
+use crate::error::Error;
+use crate::kernels::{Effort, Inputs, Lone, Set, Types, Weights, measure, paper};
+use crate::planning::{Request, plan};
+
+/// The tile that is expected to be best stays where the fastest is no faster than by this factor: less than what two measurements differ by.
+const NOISE: f64 = 1.01;
+
+/// A problem, and a call that has it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The problem.
+    pub problem: Problem,
+    /// The call.
+    pub lone: Lone,
+}
+
+/// The calls whose sizes are tried where no model is given: the 14B model's, forward in the tasks that see the other stream, and backward.
+///
+/// # Errors
+/// When the target does not store the type.
+pub fn paper_calls(target: &Target, dtype: DType) -> Result<Vec<Lone>, Error> {
+    let sizes = paper::Sizes::PAPER;
+    let config = sizes.config(2);
+    let grid = sizes.grid;
+    let clip =
+        ccl_model::Clip { frames: grid.frames, height: 2 * grid.rows, width: 2 * grid.columns, audio: grid.length };
+    let mut calls = Vec::new();
+    for task in [Task::Joint, Task::A2v, Task::V2a] {
+        let mut request = Request::new(&config, task, Guidance::TwoPass, clip);
+        (request.dtype, request.gpu) = (dtype, Some(target.clone()));
+        calls.extend(plan_calls(&plan(&config, &request)?));
+    }
+    let cases = Set::Paper.cases(Types { tokens: dtype, matrices: dtype });
+    for case in cases {
+        calls.push(case.lone()?);
+    }
+    Ok(calls)
+}
+
+/// The calls of a plan that run more than once.
+pub fn plan_calls(plan: &Plan) -> Vec<Lone> {
+    let often = plan.entries.iter().filter(|(entry, _)| **entry != Binding::Load);
+    often.flat_map(|(_, calls)| calls).map(|call| Lone::of(plan, call)).collect()
+}
+
+/// Every problem of some calls, each once, in their order.
+///
+/// # Errors
+/// When a call cannot run on the target.
+pub fn problems(calls: Vec<Lone>, target: &Target) -> Result<Vec<Found>, Error> {
+    let mut found: Vec<Found> = Vec::new();
+    for lone in calls {
+        let plan = lone.plan(1, Inputs::Shared);
+        for call in plan.calls(Binding::Step) {
+            let lowered = lower_in(&plan, call, target).map_err(|e| Error::Failed(e.to_string()))?;
+            let Lowered::Device(launches) = lowered else { continue };
+            for problem in launches.iter().filter_map(Problem::of) {
+                if !found.iter().any(|f| f.problem.key() == problem.key()) {
+                    found.push(Found { problem, lone: lone.clone() });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The tile that is taken where nothing was measured.
+pub fn expected(problem: &Problem, target: &Target) -> Option<ProblemTile> {
+    let target = Target { choices: Choices::default(), ..target.clone() };
+    match problem {
+        Problem::Product(p) => p.tile(&target).map(ProblemTile::Product),
+        Problem::Attention(a) => a.tile(&target).map(ProblemTile::Attention),
+    }
+}
+
+/// A tile in a few words: `128x256 wgmma`.
+pub fn tile_name(tile: &ccl_runtime::tuned::Tile) -> String {
+    use ccl_runtime::tuned::Tile;
+    match tile {
+        Tile::Product(t) => {
+            format!(
+                "{}x{}, {}x{} warps, {} stages, {:?}",
+                t.sides[0], t.sides[1], t.warps[0], t.warps[1], t.stages, t.cores
+            )
+        }
+        Tile::Attention(t) => {
+            let queries = 16 * t.warps_q * t.row_tiles;
+            format!("{queries} queries, {} keys, {}x{} warps, {:?}", t.keys, t.warps_q, t.warps_k, t.cores)
+        }
+    }
+    .to_lowercase()
+}
+
+/// Compiles the kernels of all tiles side by side, so that measuring finds them in the user's cache. What fails here is told when it is measured.
+fn compile_ahead(found: &[Found], target: &Target) {
+    let (Language::Cuda(_), Some(architecture)) = (target.language, target.architecture()) else { return };
+    let mut all = None;
+    for f in found {
+        let plan = f.lone.plan(1, Inputs::Shared);
+        for tile in f.problem.tiles(target) {
+            let Ok(emitted) = emit_plan(&plan, &with(target, &f.problem, tile)) else { continue };
+            match &mut all {
+                None => all = Some(emitted),
+                Some(all) => all.kernels.extend(emitted.kernels),
+            }
+        }
+    }
+    let Some(mut all) = all else { return };
+    all.target = format!("cuda:{architecture}");
+    all.kernels.sort_by(|a, b| a.text.cmp(&b.text));
+    all.kernels.dedup_by(|a, b| a.text == b.text);
+    if let Err(why) = add_code(&mut all) {
+        tracing::debug!("kernels are compiled one by one: {why}");
+    }
+}
+
+fn with(target: &Target, problem: &Problem, tile: ProblemTile) -> Target {
+    let mut target = Target { choices: Choices::default(), ..target.clone() };
+    target.choices.choose(problem, tile);
+    target
+}
+
+/// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of each problem when it is done.
+///
+/// # Errors
+/// When a call cannot run with the tile that is expected to be best, or the device is lost.
+pub fn tune(
+    gpu: &GpuBackend,
+    found: &[Found],
+    effort: Effort,
+    budget: Option<Duration>,
+    mut progress: impl FnMut(usize, &Tried),
+) -> Result<Vec<Tried>, Error> {
+    let Some(target) = gpu.target() else { return Ok(Vec::new()) };
+    let begin = Instant::now();
+    compile_ahead(found, target);
+    let mut all = Vec::new();
+    for (i, f) in found.iter().enumerate() {
+        if budget.is_some_and(|budget| begin.elapsed() >= budget) {
+            break;
+        }
+        let tried = one(gpu, target, f, effort)?;
+        progress(i, &tried);
+        all.push(tried);
+    }
+    Ok(all)
+}
+
+fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Result<Tried, Error> {
+    let Found { problem, lone } = found;
+    let memory = gpu.describe().memory;
+    let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
+    let plan = std::sync::Arc::new(lone.plan(lone.copies(effort.rotate, room), Inputs::Shared));
+    // What is read is written once, and shared by the instances of all tiles.
+    let mut shared: Option<StateMemory> = None;
+    let mut measured = |choices: Choices| -> Result<f64, Error> {
+        let device = gpu.clone().with_choices(choices);
+        let mut instance = device.instantiate_with(plan.clone(), &Weights, shared.as_ref())?;
+        lone.fill(instance.as_mut(), shared.is_none())?;
+        shared = shared.take().or_else(|| instance.state());
+        let mut seconds = measure::seconds(&device, instance.as_mut(), effort.time)?;
+        Ok(measure::median(&mut seconds))
+    };
+    let expected = expected(problem, target);
+    let expected_s = measured(Choices::default())?;
+    let mut tiles = Vec::new();
+    for tile in problem.tiles(target) {
+        let mut choices = Choices::default();
+        choices.choose(problem, tile);
+        let (seconds, why) = match measured(choices) {
+            Ok(seconds) => (Some(seconds), None),
+            // A tile that does not compile or start; a device that is gone ends everything.
+            Err(Error::Runtime(e @ RuntimeError::Kernel { .. })) => (None, Some(e.to_string())),
+            Err(other) => return Err(other),
+        };
+        tiles.push((tile, TriedTile { tile: tile.into(), seconds, problem: why }));
+    }
+    let fastest = tiles.iter().filter_map(|(_, t)| t.seconds).fold(f64::INFINITY, f64::min);
+    let rank = |(tile, tried): &(ProblemTile, TriedTile)| match tried.seconds {
+        Some(s) if Some(*tile) == expected && s <= NOISE * fastest => 0.0,
+        Some(s) => s,
+        None => f64::INFINITY,
+    };
+    tiles.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+    Ok(Tried {
+        problem: problem.key(),
+        op: lone.call().op.name().into(),
+        at: lone.call().at.clone(),
+        expected_s: Some(expected_s),
+        tiles: tiles.into_iter().map(|(_, tried)| tried).collect(),
+    })
+}
+
+/// How tiles are measured on a backend, in so much time each.
+pub fn effort(gpu: &dyn Backend, time: Duration, rotate: Option<u64>) -> Effort {
+    Effort { time, rotate: rotate.unwrap_or_else(|| measure::rotation(gpu)) }
+}

@@ -1,0 +1,185 @@
+//! `ccl bench kernels` and `ccl bench tune`: options, fields of their JSON, files of tiles, and the comparison's table.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{ccl, cuda, temp_dir};
+use serde_json::{Value, json};
+
+/// Measures on one backend, as briefly as can be.
+fn kernels(words: &str) -> common::Ccl {
+    ccl("bench kernels --time 1").words(words)
+}
+
+#[test]
+fn wrong_options_are_refused_in_one_line() {
+    let dir = temp_dir();
+    let (missing, damaged) = (dir.path().join("missing.json"), dir.path().join("damaged.json"));
+    fs::write(&damaged, "{\"format\": 1").expect("a file");
+    kernels("--set large").run().fails(2, &["--set", "small, paper and tiny"]);
+    kernels("--rotate much").run().fails(2, &["--rotate", "24GiB"]);
+    kernels("--backend cpu --filter nothing-like-this").run().fails(2, &["--filter", "set small", "adam-w-12288"]);
+    kernels("--backend wgpu --set tiny --dtype bf16").run().fails(2, &["--dtype bf16", "stores f32, f16"]);
+    ccl("bench tune --backend cpu").run().fails(2, &["--backend cpu", "use cuda"]);
+    ccl("bench tune --backend wgpu --task joint").run().fails(2, &["--task", "--model DIR"]);
+    let compile = |target: &str, file: &Path| {
+        let run = ccl("compile --task joint --clip 4x6x4@21").words(&format!("--target {target}"));
+        run.with("--model", common::case("small")).with("--tuned", file).with("-o", dir.path().join("p.cclp"))
+    };
+    compile("cpu", &damaged).run().fails(2, &["--tuned", "--target cuda:sm_90a"]);
+    compile("wgpu", &damaged).run().fails(2, &["--tuned", "--target cuda:sm_90a"]);
+    compile("cuda:sm_90a", &missing).run().fails(1, &["missing.json", "cannot read"]);
+    compile("cuda:sm_90a", &damaged).run().fails(1, &["damaged.json", "no file of `ccl bench tune`"]);
+}
+
+#[test]
+fn the_document_says_what_was_measured_and_by_what() {
+    let cpu = kernels("--backend cpu --threads 1 --filter adam-w-12288 --json").ok().json();
+    for (field, want) in [("backend", "cpu"), ("set", "small"), ("dtype", "f32"), ("clock", "host")] {
+        assert_eq!(cpu[field], want, "{cpu}");
+    }
+    assert_eq!((&cpu["rotate_bytes"], &cpu["kernels"][0]["copies"]), (&json!(0), &json!(1)));
+    check_lines(&cpu);
+
+    let dir = temp_dir();
+    let file = dir.path().join("kernels.json");
+    let run = kernels("--backend wgpu --set tiny --dtype f16 --filter audio.projection --rotate 64kB").with("-o", &file);
+    assert!(run.ok().stdout.contains("rotated through copies of 64.0 kB"));
+    let gpu: Value = serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON");
+    assert_eq!((&gpu["clock"], &gpu["dtype"]), (&json!("host"), &json!("f16")));
+    check_lines(&gpu);
+    let ids: Vec<&str> = lines(&gpu).iter().filter_map(|k| k["id"].as_str()).collect();
+    assert_eq!(ids, ["projection", "projection.gate", "projection.dx", "projection.dw"].map(|i| format!("audio.{i}")));
+    for line in lines(&gpu) {
+        assert!(line["copies"].as_u64() > Some(1), "{line}");
+    }
+}
+
+fn lines(document: &Value) -> &Vec<Value> {
+    document["kernels"].as_array().expect("a list")
+}
+
+fn check_lines(document: &Value) {
+    for field in ["peak_flops", "peak_bandwidth"] {
+        assert!(document[field].as_f64() > Some(0.0), "{field}: {document}");
+    }
+    for line in lines(document) {
+        for field in ["seconds", "gb_per_s", "roofline", "bytes", "runs"] {
+            assert!(line[field].as_f64() > Some(0.0), "{field}: {line}");
+        }
+        assert!(line["range_s"][0].as_f64() <= line["seconds"].as_f64(), "{line}");
+        assert!(["id", "name", "op"].iter().all(|f| line[f].is_string()), "{line}");
+    }
+}
+
+#[test]
+fn wgpu_has_no_tiles_to_choose() {
+    let dir = temp_dir();
+    let run = ccl("bench tune --backend wgpu --task joint --clip 4x6x4@21").with("--model", common::case("small"));
+    let said = run.env("CCL_CACHE_DIR", &dir.path().to_string_lossy()).ok().stdout;
+    assert!(said.contains("none of these calls has a kernel with tiles"), "{said}");
+    assert!(!dir.path().join("tuned").exists());
+}
+
+/// Tunes one product, and sees the file read, refused and built into a plan.
+#[test]
+fn tiles_are_measured_kept_and_taken() {
+    if cuda().is_none() {
+        return;
+    }
+    let dir = temp_dir();
+    let model = dir.path().join("model");
+    fs::create_dir_all(&model).expect("a directory");
+    let config = json!({
+        "video": {"dim": 64, "ffn_dim": 96, "heads": 2, "in_channels": 4, "out_channels": 4, "patch": [1, 2, 2]},
+        "audio": {"dim": 32, "ffn_dim": 48, "heads": 2, "in_channels": 4, "out_channels": 4, "patch": [1]},
+        "layers": 1, "text_dim": 32, "freq_dim": 16, "audio_context_tokens": 2, "video_context_tokens": 4
+    });
+    fs::write(model.join("config.json"), config.to_string()).expect("a file");
+    let spec = "--task t2a --clip 2x4x4@8 --text-tokens 8 --dtype bf16";
+    let cache = dir.path().join("cache");
+    let of = |run: common::Ccl| run.env("CCL_CACHE_DIR", &cache.to_string_lossy());
+    let tune = ccl(&format!("bench tune --backend cuda --time 1 --filter 1x8x48x32 {spec} --json")).with("--model", &model);
+    let found = of(tune).ok().json();
+    let problems = found["problems"].as_array().expect("a list");
+    assert_eq!(problems.len(), 1, "{found}");
+    let tiles = problems[0]["tiles"].as_array().expect("a list");
+    assert!(tiles.len() > 3 && tiles[0]["seconds"].as_f64() > Some(0.0), "{found}");
+    let file = Path::new(found["file"].as_str().expect("a file"));
+    assert!(file.starts_with(cache.join("tuned")));
+
+    // A plan for the device has the tile, and says so.
+    let plan = dir.path().join("plan.cclp");
+    let compile = |file: &Path| {
+        let run = ccl(&format!("compile --target cuda:sm_90a {spec}")).with("--model", &model).with("--tuned", file);
+        of(run).with("-o", &plan).ok();
+        ccl::runtime::planfile::load(&plan).expect("a plan").kernels.expect("kernels").choices
+    };
+    let chosen = compile(file);
+    assert_eq!(chosen["products"][problems[0]["problem"].as_str().expect("a name")], tiles[0]["tile"]["product"]);
+    // Another tile gives other kernels: the last one that runs.
+    let mut other: Value = serde_json::from_slice(&fs::read(file).expect("a file")).expect("JSON");
+    other["problems"][0]["tiles"].as_array_mut().expect("a list").reverse();
+    let turned = dir.path().join("turned.json");
+    fs::write(&turned, other.to_string()).expect("a file");
+    assert_ne!(compile(&turned), chosen);
+    let step = || ccl("bench step --steps 1 --repeat 1 --random-weights --backend cuda").with("--model", &model);
+    let run = of(step().with("--plan", &plan)).words("--json").ok();
+    assert!(run.json()["first_step_s"].as_f64() > Some(0.0));
+
+    // A damaged file is one warning.
+    fs::write(file, "{}").expect("a file");
+    let run = of(step().words(spec)).ok();
+    let warnings: Vec<&str> = run.stderr.lines().filter(|l| l.starts_with("warning")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("going on without it"), "{}", run.stderr);
+}
+
+/// The table and the bounds need no PyTorch where its times were measured before.
+#[test]
+fn the_comparison_says_which_bounds_hold() {
+    let dir = temp_dir();
+    let write = |name: &str, value: Value| {
+        let path = dir.path().join(name);
+        fs::write(&path, value.to_string()).expect("a file");
+        path
+    };
+    let line = |id: &str, seconds: f64| json!({"id": id, "seconds": seconds});
+    let kernels = [line("video.cca", 1.0), line("video.self_attention", 3.0), line("video.projection", 1.0), line("audio.cca.mix", 1.0)];
+    let ours = write("ours.json", json!({"device": "a GPU", "dtype": "bf16", "clock": "device", "kernels": kernels}));
+    let form = |id: &str, forms: Value, best: &str| {
+        let seconds = forms[best].clone();
+        json!({"id": id, "forms": forms, "best": best, "best_s": seconds})
+    };
+    let theirs = [
+        form("video.cca", json!({"gathered": 4.0, "flex": 2.5}), "flex"),
+        form("video.self_attention", json!({"cudnn": 1.5, "flash": 1.2}), "flash"),
+        form("video.projection", json!({"cublas": 0.9}), "cublas"),
+    ];
+    let theirs = write("theirs.json", json!({"device": "a GPU", "torch": "2", "kernels": theirs}));
+    let picture = dir.path().join("ratios.svg");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu/compare.py");
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(script).arg("--ccl").arg(&ours).arg("--theirs").arg(&theirs).arg("--svg").arg(&picture);
+    let output = command.output().expect("python3");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for want in [
+        "holds          partitioned attention",
+        "does not hold  self-attention",
+        "video.self_attention: 2.00 of cudnn",
+        "holds          plain products",
+        "not measured   fused chains",
+        "not measured   a denoising step",
+    ] {
+        assert!(said.contains(want), "{want}\n{said}");
+    }
+    let picture = fs::read_to_string(picture).expect("a picture");
+    assert!(picture.starts_with("<svg ") && picture.matches("<rect ").count() == 4, "{picture}");
+    fs::write(&ours, "{").expect("a file");
+    let output = command.output().expect("python3");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.lines().count() == 1 && said.contains("ours.json"), "{said}");
+}
