@@ -33,5 +33,26 @@ nvrtc() {
   export CCL_NVRTC_DIR=$folder/nvidia/cu13
 }
 
+# A software CUDA driver, which interprets kernels: softcuda, in a directory of its own. Exports CCL_SOFTCUDA_DIR, and lets programs find it where
+# the machine has no driver of NVIDIA's, which it must never hide.
+softcuda() {
+  local folder=${CARGO_TARGET_DIR:-$PWD/target}/softcuda
+  if [ -z "${CCL_SOFTCUDA_DIR:-}" ]; then
+    cargo build --release --quiet -p softcuda
+    mkdir -p "$folder"
+    # Beside their places first: a running program may have them open.
+    cp "${folder%/softcuda}/release/libsoftcuda.so" "$folder/partial"
+    mv "$folder/partial" "$folder/libcuda.so.1"
+    ln -sf libcuda.so.1 "$folder/libcuda.so"
+    export CCL_SOFTCUDA_DIR=$folder
+  fi
+  if [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ] && ! /sbin/ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'; then
+    export LD_LIBRARY_PATH=$CCL_SOFTCUDA_DIR${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  fi
+}
+
 vulkan_driver
 nvrtc
+softcuda
+# Kernels that tests compile, kept for the next run, and apart from the user's.
+export CCL_CACHE_DIR=${CCL_CACHE_DIR:-${CARGO_TARGET_DIR:-$PWD/target}/ccl-cache}

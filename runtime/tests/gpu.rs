@@ -95,3 +95,48 @@ fn looking_for_gpus_never_fails_and_says_what_is_missing() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn entries_are_measured_run_by_run() -> Outcome {
+    for backend in backends()? {
+        let mut s = session(backend.as_ref(), field(3))?;
+        s.prologue(&inputs(&[("t", HostTensor::f32([1], vec![0.5])), ("video", ramp(&[1, 4]))]))?;
+        let before = s.step(&Tensors::new(), 0)?;
+        let times = s.instance().measure(Binding::Step, 3)?;
+        assert!(times.len() == 3 && times.iter().all(|t| *t > 0.0 && *t < 60.0), "{times:?}");
+        assert_eq!(s.step(&Tensors::new(), 0)?, before);
+        // Of each call, too, and without a word on copies where all weights stay.
+        s.instance().set_profiling(true);
+        s.step(&Tensors::new(), 0)?;
+        let calls = s.instance().take_profile();
+        assert_eq!(calls.len(), s.plan().calls(Binding::Step).len());
+        assert!(calls.iter().enumerate().all(|(i, c)| c.index == i && c.seconds >= 0.0), "{calls:?}");
+        assert_eq!(s.instance().take_copies(), None);
+    }
+    Ok(())
+}
+
+#[test]
+fn steps_are_the_same_launched_and_replayed() -> Outcome {
+    for gpu in gpus() {
+        let mut s = session(gpu, prompt_in(half_of(gpu)))?;
+        let given = |n: i32| {
+            inputs(&[
+                ("text", ramp(&[1, 6, 4])),
+                ("text_len", HostTensor::i32([], vec![n])),
+                ("scale.video", HostTensor::f32([], vec![0.5])),
+            ])
+        };
+        for n in [6, 2] {
+            s.prologue(&given(n))?;
+            let mut seen: Option<Tensors> = None;
+            for _ in 0..4 {
+                let out = s.step(&tensors(&[("video", ramp(&[1, 2, 4]))]), 0)?;
+                assert_eq!(seen.get_or_insert_with(|| out.clone()), &out);
+            }
+        }
+        // Numbers are looked at before a replay as before a launch.
+        says(s.prologue(&given(0)), &["takes from 1 to 6"]);
+    }
+    Ok(())
+}

@@ -8,6 +8,7 @@ pub mod training;
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,6 +73,23 @@ pub fn entries(dir: &Path) -> Vec<String> {
         list.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// A device of CUDA.
+#[derive(Clone, Copy, Debug)]
+pub struct Cuda {
+    /// Whether it interprets kernels, slowly.
+    pub software: bool,
+}
+
+/// The first device of CUDA; where there is none, a line on standard error says so, past the test harness, which keeps what tests that pass write.
+pub fn cuda() -> Option<Cuda> {
+    let devices = ccl("devices --json").ok().json();
+    let found = devices.as_array().expect("a list").iter().find(|d| d["backend"] == "cuda");
+    if found.is_none() {
+        let _ = writeln!(std::io::stderr(), "NOT RUN on cuda: no device; ./test.sh builds a software one (softcuda)");
+    }
+    found.map(|d| Cuda { software: d["kind"] == "software driver" })
 }
 
 /// A command line in the making.

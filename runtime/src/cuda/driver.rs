@@ -14,8 +14,8 @@ use cudarc::driver::sys::{self, CUresult};
 use crate::error::one_line;
 use crate::gpu::fault::{Fault, Watch};
 
-/// How long a wait asks again and again before it sleeps between questions: longer than a short kernel takes.
-const EAGER: Duration = Duration::from_micros(200);
+/// How long a wait asks again and again before it sleeps between questions: as long as a step of a small model takes.
+const EAGER: Duration = Duration::from_millis(2);
 /// Sleep between questions.
 const NAP: Duration = Duration::from_micros(50);
 
@@ -169,8 +169,6 @@ impl Pinned {
         // SAFETY: freed once, in `drop`.
         let at = unsafe { result::malloc_host(bytes.max(1), 0) };
         let at = at.map_err(|e| fault(&format!("{bytes} bytes of the host's memory cannot be pinned"), e))?;
-        // SAFETY: as many bytes as were allocated; a slice must not be of unwritten memory.
-        unsafe { std::ptr::write_bytes(at.cast::<u8>(), 0, bytes.min(4096)) };
         Ok(Self { context: Arc::clone(context), at, bytes })
     }
 

@@ -58,7 +58,11 @@ pub(super) fn lower(plan: &Plan, facts: &Facts) -> Result<Lowered, RuntimeError>
         && suits(&theirs, &facts.target)
         && carried.compiled.as_ref().map(|c| c.architecture.clone()) == theirs.architecture()
     {
-        target = Target { name: target.name, choices: tuned::carried(&carried.choices, &facts.target), ..theirs };
+        // By its own name: texts may depend on it.
+        target = Target { choices: tuned::carried(&carried.choices, &theirs), ..theirs };
+    } else if let Some(by) = carried.and_then(|k| k.compiled.as_ref()) {
+        let (theirs, device) = (&by.architecture, &facts.info.name);
+        tracing::info!("the plan's kernels are compiled for {theirs}, which {device} does not run");
     }
     let mut emitted = emit_plan(plan, &target).map_err(|e| wrong(plan, e))?;
     if let Some(carried) = carried {
@@ -68,6 +72,13 @@ pub(super) fn lower(plan: &Plan, facts: &Facts) -> Result<Lowered, RuntimeError>
             kernel.code = codes.get(kernel.text.as_str()).copied().cloned();
         }
         emitted.compiled.clone_from(&carried.compiled);
+        let others = emitted.kernels.iter().filter(|k| k.code.is_none()).count();
+        if others > 0 && target.name == carried.target {
+            let all = emitted.kernels.len();
+            tracing::warn!(
+                "{others} of {all} kernels that the plan carries are another version's: compile the plan again"
+            );
+        }
     }
     // One architecture a plan: what is missing is compiled for the device itself.
     let architecture = facts.target.architecture().unwrap_or_default();

@@ -67,10 +67,11 @@ impl Nvrtc {
 
     fn find() -> Result<Self, String> {
         let mut problems = Vec::new();
-        for root in roots() {
+        let (roots, only) = roots();
+        for root in &roots {
             for lib in ["lib64", "lib", "bin"].map(|d| root.join(d)) {
                 for path in NAMES.iter().map(|name| lib.join(name)).filter(|path| path.exists()) {
-                    match Self::load(path.as_os_str(), Some(&lib), &root) {
+                    match Self::load(path.as_os_str(), Some(&lib), root) {
                         Ok(nvrtc) => return Ok(nvrtc),
                         Err(problem) => problems.push(problem),
                     }
@@ -78,9 +79,9 @@ impl Nvrtc {
             }
         }
         // Then by what the system's loader knows, with headers from the usual place.
-        for name in NAMES {
-            let root = roots().into_iter().find(|r| r.join("include/cuda_fp16.h").exists());
-            if let Ok(nvrtc) = Self::load(OsStr::new(name), None, &root.unwrap_or_default()) {
+        for name in if only { &[] } else { NAMES } {
+            let root = roots.iter().find(|r| r.join("include/cuda_fp16.h").exists());
+            if let Ok(nvrtc) = Self::load(OsStr::new(name), None, root.map_or(Path::new(""), PathBuf::as_path)) {
                 return Ok(nvrtc);
             }
         }
@@ -184,11 +185,15 @@ impl Nvrtc {
     }
 }
 
-/// Directories that a CUDA toolkit, or NVIDIA's packages for Python, may be in.
-fn roots() -> Vec<PathBuf> {
-    let named = ["CCL_NVRTC_DIR", "CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(std::env::var_os);
+/// Directories that a CUDA toolkit, or NVIDIA's packages for Python, may be in, and whether nothing else is to be looked at: where
+/// `CCL_NVRTC_DIR` names one, it is meant.
+fn roots() -> (Vec<PathBuf>, bool) {
+    let named = |name: &str| std::env::var_os(name).filter(|n| !n.is_empty()).map(PathBuf::from);
+    if let Some(root) = named("CCL_NVRTC_DIR") {
+        return (vec![root], true);
+    }
     let usual = (!cfg!(windows)).then(|| PathBuf::from("/usr/local/cuda"));
-    named.filter(|n| !n.is_empty()).map(PathBuf::from).chain(usual).collect()
+    (["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(named).chain(usual).collect(), false)
 }
 
 /// A C string's text, or all bytes where there is no zero.

@@ -197,12 +197,14 @@ impl Residency {
                         groups.entry(group).or_default().push(w);
                     }
                 }
-                let mut taken = BTreeSet::new();
+                let mut taken: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
                 for (group, weights) in groups {
                     let slot = self.groups[group].slot;
-                    if !taken.insert(slot) {
-                        return Err(weights);
+                    if let Some(others) = taken.remove(&slot) {
+                        let fewer = uses.sum(&others) <= uses.sum(&weights);
+                        return Err(if fewer { others } else { weights });
                     }
+                    taken.insert(slot, weights);
                     match &mut slots[slot] {
                         Some((there, last)) if *there == group => *last = index,
                         other => {

@@ -212,7 +212,7 @@ pub fn gpus() -> &'static [GpuBackend] {
         let opened = found.into_iter().filter_map(|(name, gpu)| {
             let said = match &gpu {
                 Ok(gpu) => format!("running on {name}: {}", gpu.describe().name),
-                Err(e) => format!("NOT RUN on {name}: no device ({e})"),
+                Err(e) => format!("NOT RUN on {name}: no device ({e}); ./test.sh brings software ones"),
             };
             let _ = writeln!(std::io::stderr(), "{said}");
             gpu.ok()

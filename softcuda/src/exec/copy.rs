@@ -83,7 +83,7 @@ impl Block<'_> {
             if mask >> lane & 1 == 0 || !done || broken.is_some() {
                 return true;
             }
-            if let Err((kind, message)) = self.shadow.touch(w.id, p.dst, u32::from(p.size), Access::End) {
+            if let Err((kind, message)) = self.shadow.touch(w.id, lane, p.dst, u32::from(p.size), Access::End) {
                 broken = Some(Fault::new(kind, lane as u32, message));
             }
             for i in 0..u32::from(p.size) {

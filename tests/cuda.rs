@@ -1,0 +1,156 @@
+//! The `cuda` backend: compiled plans, the compiler's absence, the cache of kernels, budgets of memory.
+//!
+//! On a machine without an NVIDIA GPU it runs on softcuda, which interprets PTX: `./test.sh` builds it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{Ccl, Run, case, ccl, clip_of, cuda, inputs, temp_dir};
+
+/// A small task, so that an interpreter is done in seconds.
+const SPEC: &str = "--task t2a --guidance none --dtype bf16";
+
+/// What says that there is no compiler: a directory that must have it, and has not.
+fn without_nvrtc(run: Ccl, cache: &Path) -> Ccl {
+    run.env("CCL_NVRTC_DIR", "/nowhere").env("CCL_CACHE_DIR", &cache.to_string_lossy())
+}
+
+fn forward(data: &Path, out: &Path) -> Ccl {
+    ccl(&format!("forward {SPEC} --backend cuda")).on(data).with("-o", out)
+}
+
+fn compile(data: &Path, out: &Path) -> Ccl {
+    let (clip, batch) = clip_of(data);
+    let run = ccl(&format!("compile {SPEC} --target cuda:sm_90a --batch {batch}"));
+    run.with("--model", data).with("--clip", clip).with("-o", out)
+}
+
+fn of_plan(plan: &Path, data: &Path, out: &Path) -> Ccl {
+    ccl("forward --backend cuda").with("--plan", plan).with("--inputs", inputs(data)).with("-o", out)
+}
+
+#[test]
+fn a_compiled_plan_needs_no_compiler() {
+    if cuda().is_none() {
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let [plan, out, cache] = ["plan.cclp", "out.safetensors", "cache"].map(|name| dir.path().join(name));
+    let said = compile(&data, &plan).ok();
+    assert!(said.stdout.contains("compiled for sm_90a by NVRTC"), "{}", said.stdout);
+    let kernels = ccl::runtime::planfile::load(&plan).expect("a plan").kernels.expect("kernels");
+    assert!(kernels.compiled.is_some() && kernels.kernels.iter().all(|k| k.code.is_some()));
+
+    without_nvrtc(of_plan(&plan, &data, &out), &cache).ok();
+    let of_compiled = fs::read(&out).expect("a result");
+    // It was not from the cache, and nothing was compiled into it.
+    assert!(!cache.exists());
+    forward(&data, &out).ok();
+    assert!(fs::read(&out).expect("a result") == of_compiled);
+}
+
+#[test]
+fn without_a_compiler_runs_say_what_to_do_and_plans_carry_texts() {
+    let (dir, data) = (temp_dir(), case("small"));
+    let [plan, out, cache] = ["plan.cclp", "out.safetensors", "cache"].map(|name| dir.path().join(name));
+    let said = without_nvrtc(compile(&data, &plan), &cache).ok();
+    let advice =
+        ["NVRTC, which compiles CUDA kernels, was not found", "CCL_NVRTC_DIR", "ccl compile --target cuda:sm_90a"];
+    assert!(advice.iter().all(|a| said.stderr.contains(a)) && said.stderr.lines().count() == 1, "{}", said.stderr);
+    let kernels = ccl::runtime::planfile::load(&plan).expect("a plan").kernels.expect("kernels");
+    assert!(kernels.compiled.is_none() && kernels.kernels.iter().all(|k| k.code.is_none() && !k.text.is_empty()));
+    if cuda().is_some() {
+        without_nvrtc(of_plan(&plan, &data, &out), &cache).run().fails(1, &advice);
+        without_nvrtc(forward(&data, &out), &cache).run().fails(1, &advice);
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn kernels_are_kept_from_run_to_run_and_damaged_ones_are_made_anew() {
+    if cuda().is_none() {
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let [out, cache] = ["out.safetensors", "cache"].map(|name| dir.path().join(name));
+    let run = |more: fn(Ccl) -> Ccl| -> (Vec<u8>, Run) {
+        let run = more(forward(&data, &out).env("CCL_CACHE_DIR", &cache.to_string_lossy())).ok();
+        (fs::read(&out).expect("a result"), run)
+    };
+    let (first, _) = run(|r| r);
+    let kernels: Vec<_> =
+        fs::read_dir(cache.join("kernels")).expect("a cache").map(|f| f.expect("a file").path()).collect();
+    assert!(kernels.len() > 10);
+    let damaged = fs::read(&kernels[0]).expect("a kernel");
+    fs::write(&kernels[0], &damaged[..damaged.len() - 1]).expect("damage");
+    let (again, said) = run(|r| r);
+    assert!(again == first && said.stderr.contains("is damaged and is compiled anew"), "{}", said.stderr);
+    assert!(fs::read(&kernels[0]).expect("a kernel") == damaged);
+    assert_eq!(fs::read_dir(cache.join("kernels")).expect("a cache").count(), kernels.len());
+}
+
+#[test]
+fn a_budget_of_memory_changes_no_byte() {
+    if cuda().is_none() {
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let out = dir.path().join("out.safetensors");
+    // Steps that are launched, recorded and replayed.
+    let sample = |budget: &str| {
+        let run = ccl(&format!("sample {SPEC} --steps 3 --backend cuda {budget}")).on(&data).with("-o", &out);
+        run.ok();
+        fs::read(&out).expect("a result")
+    };
+    let whole = sample("");
+    let (clip, batch) = clip_of(&data);
+    let bench = |budget: u64| {
+        let run = ccl(&format!("bench step {SPEC} --backend cuda --batch {batch} --steps 1 --repeat 1 --json"));
+        run.with("--model", &data).with("--clip", &clip).words(&format!("--memory-budget {budget}"))
+    };
+    let refused = bench(1000).run();
+    refused.fails(2, &["--memory-budget", "are not enough for this plan: it takes at least"]);
+    let (_, least) = refused.stderr.split_once("it takes at least ").expect("a size");
+    let size: Vec<&str> = least.split([' ', ',']).take(2).collect();
+    // One digit more than is said.
+    let least = size[0].parse::<f64>().expect("a number") + 0.05;
+    assert!(sample(&format!("--memory-budget {least:.3}{}", size[1])) == whole);
+    assert!(sample("--memory-budget 1TiB") == whole);
+
+    let bytes = (least * if size[1] == "MB" { 1e6 } else { 1e3 }) as u64;
+    let run = bench(bytes).ok().json();
+    assert!(run["resident_bytes"].as_u64().is_some_and(|b| b <= bytes), "{run}");
+    assert!(run["copies"]["bytes"].as_u64().is_some_and(|b| b > 0), "{run}");
+    assert!(run["copies"]["seconds"].as_f64().is_some_and(|s| s > 0.0) && run["copies"]["hidden"].is_number(), "{run}");
+    assert!(bench(1 << 40).ok().json()["copies"].is_null());
+}
+
+#[test]
+fn backends_that_keep_all_weights_refuse_a_budget() {
+    let (dir, data) = (temp_dir(), case("small"));
+    let forward = |backend: &str| {
+        let run = ccl(&format!("forward --task t2a --backend {backend} --memory-budget 1GiB")).on(&data);
+        run.with("-o", dir.path().join("out.safetensors")).run()
+    };
+    forward("cpu").fails(2, &["--memory-budget", "backend cpu", "--backend cuda"]);
+    forward("wgpu").fails(2, &["--memory-budget", "backend wgpu", "--backend cuda"]);
+    for size in ["", "GiB", "-1GB", "1XB", "nan", "1e30"] {
+        let run = ccl("forward --task t2a").arg(format!("--memory-budget={size}")).on(&data);
+        run.with("-o", dir.path().join("out.safetensors")).run().fails(2, &["--memory-budget", "24GiB"]);
+    }
+}
+
+#[test]
+fn a_software_driver_is_listed_as_such_and_never_chosen() {
+    let Some(device) = cuda() else { return };
+    let devices = ccl("devices --json").ok().json();
+    let listed = devices.as_array().expect("a list").iter().find(|d| d["backend"] == "cuda").expect("it is there");
+    assert_eq!(listed["kind"] == "software driver", device.software, "{listed}");
+    if device.software {
+        let (dir, data) = (temp_dir(), case("small"));
+        let run = ccl("forward --task t2a --backend auto -v").on(&data).with("-o", dir.path().join("out.safetensors"));
+        assert!(!run.ok().stderr.contains("cuda"));
+    }
+}
