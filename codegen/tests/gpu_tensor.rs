@@ -73,6 +73,26 @@ fn partitioned(half: DType, p: Partition, [heads, dim, context]: [usize; 3], spl
     Sample::new(Op::from(op), vec![q, k.clone(), k, token.clone(), token])
 }
 
+/// The gradient of a forward sample; its result and log-sum-exp are put in by [`backward`].
+fn gradient(forward: &Sample<Op>) -> Sample<Op> {
+    let q = &forward.inputs[0];
+    let (heads, queries) = (q.shape[2], q.shape[1]);
+    let mut inputs = forward.inputs.clone();
+    let rest = [q.clone(), q.clone(), ty(DType::F32, &[q.shape[0], heads, queries])];
+    let op: Op = match &forward.op {
+        Op::Attention(a) => {
+            inputs.splice(3..3, rest);
+            ops::AttentionGrad { masked: a.masked, counted: a.counted }.into()
+        }
+        Op::PartitionedContextAttention(p) => {
+            inputs.extend(rest);
+            ops::PartitionedContextAttentionGrad { partition: p.partition }.into()
+        }
+        other => panic!("{other:?}"),
+    };
+    Sample::new(op, inputs)
+}
+
 fn windows(frames: usize, tokens_per_frame: usize, length: usize, size: usize, edge: Edge) -> Partition {
     Partition::Windows { frames, tokens_per_frame, length, size, scale: length, offset: length / 2, divisor: frames, edge }
 }
@@ -84,21 +104,44 @@ fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
     }
 }
 
-/// Runs a call on the interpreter and holds it against the reference.
-fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, sample: &Sample<Op>) -> Kernel {
+/// Inputs of a call. A count is two thirds of the keys; a mask hides some.
+fn inputs(sample: &Sample<Op>, call: &Call, seed: u64) -> Vec<Buffer> {
     let drawn = sample_inputs(sample, seed);
     let keys = call.inputs[1].ty.shape.iter().rev().nth(2).copied().unwrap_or(1);
     let inputs = call.inputs.iter().zip(&drawn).enumerate().map(|(i, (o, t))| match o.ty.dtype {
         DType::I32 => Buffer::new(o, &[(keys * 2 / 3) as f64]),
         // A mask hides some keys.
-        _ if i == 3 && call.op.name() == "attention" => {
+        _ if i == 3 && matches!(call.op, Op::Attention(_)) => {
             Buffer::new(o, &t.data.iter().enumerate().map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x }).collect::<Vec<_>>())
         }
         _ => Buffer::new(o, &t.data),
     });
-    let inputs: Vec<Buffer> = inputs.collect();
-    let (outputs, done) = soft.run(target, call, &inputs).unwrap();
-    for (port, (got, want)) in outputs.iter().zip(reference(call, &inputs)).enumerate() {
+    inputs.collect()
+}
+
+/// Inputs of a gradient: what the forward pass was given, what it left, and a gradient of its result.
+fn backward(forward: &Sample<Op>, call: &Call, seed: u64) -> Vec<Buffer> {
+    let given = inputs(forward, &gpu_common::call(forward), seed);
+    let left = reference(&gpu_common::call(forward), &given);
+    let at = if call.op.name() == "attention_grad" { 3 } else { 5 };
+    let drawn = sample_inputs(&gradient(forward), seed + 1);
+    let mut given = given.into_iter();
+    let mut list = Vec::new();
+    for (i, o) in call.inputs.iter().enumerate() {
+        list.push(match i.checked_sub(at) {
+            Some(0) => Buffer::new(o, &left[0].data),
+            Some(1) => Buffer::new(o, &drawn[i].data),
+            Some(2) => Buffer::new(o, &left[1].data),
+            _ => given.next().unwrap(),
+        });
+    }
+    list
+}
+
+/// Runs a call on the interpreter and holds it against the reference.
+fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, inputs: &[Buffer]) -> Vec<Kernel> {
+    let (outputs, done) = soft.run(target, call, inputs).unwrap();
+    for (port, (got, want)) in outputs.iter().zip(reference(call, inputs)).enumerate() {
         let error = relative_l2(got, &want.data);
         // Attention rounds its weights to half precision, everything its results.
         let bound = match call.inputs[0].ty.dtype {
@@ -108,7 +151,7 @@ fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, samp
         let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" { bound / 2.0 } else { bound };
         assert!(error <= bound, "{name} output {port}: {error:e} > {bound:e}");
     }
-    done[0].0.blueprint.kernel.clone()
+    done.into_iter().map(|(launch, _)| launch.blueprint.kernel).collect()
 }
 
 #[test]
@@ -142,7 +185,7 @@ fn products_agree_with_the_reference() {
         let name = format!("{tile:?} {:?} turned {turned}", sample.inputs);
         let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
         target.choices.choose(&problem, ProblemTile::Product(tile));
-        match agrees(&soft, &target, &name, &call, number as u64, &sample) {
+        match agrees(&soft, &target, &name, &call, &inputs(&sample, &call, number as u64)).remove(0) {
             Kernel::TensorProduct(p) => {
                 assert_eq!(p.tile, tile, "{name}: the choice was not taken");
                 seen.insert((tile, p.a.along, p.b.along));
@@ -191,12 +234,39 @@ fn attention_agrees_with_the_reference() {
                     let mut target = target.clone();
                     target.choices.choose(&problem, ProblemTile::Attention(tile));
                     let name = format!("{name} {tile:?}");
-                    match agrees(&soft, &target, &name, &call, (number * 100 + at) as u64, sample) {
+                    match agrees(&soft, &target, &name, &call, &inputs(sample, &call, (number * 100 + at) as u64)).remove(0) {
                         Kernel::TensorAttention(a) => assert_eq!(a.tile, tile, "{name}: the choice was not taken"),
                         other => panic!("{name}: {other:?}"),
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_attention_agree_with_the_reference() {
+    let soft = Soft::new();
+    let target = target(80);
+    let nearest = Partition::NearestFrame { frames: 3, tokens_per_frame: 100, length: 25 };
+    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
+        for (at, forward) in [
+            attention(half, [2, 70, 90, 2, 64], false, false),
+            attention(half, [1, 90, 150, 1, 128], false, false),
+            attention(half, [1, 65, 33, 1, 32], true, true),
+            attention(half, [1, 20, 20, 2, 16], false, false),
+            partitioned(half, windows(3, 50, 31, 12, Edge::Mask), [2, 128, 5], 1),
+            partitioned(half, windows(3, 20, 31, 40, Edge::Replicate), [1, 64, 8], 1),
+            partitioned(half, windows(2, 70, 90, 70, Edge::Shift), [1, 64, 20], 1),
+            partitioned(half, nearest, [2, 128, 8], 1),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let call = call(&gradient(forward));
+            let name = format!("{half:?} {at} {:?}", call.op);
+            let kernels = agrees(&soft, &target, &name, &call, &backward(forward, &call, (number * 100 + at) as u64));
+            assert!(kernels.iter().all(|k| matches!(k, Kernel::TensorAttentionGrad(_))), "{name}: {kernels:?}");
         }
     }
 }
@@ -235,6 +305,9 @@ fn no_tile_spills_registers() {
                     partitioned(half, nearest, [40, dim, 8], 1),
                 ] {
                     all_tiles(&call(&sample), &target, architecture, &mut texts);
+                    for launch in launches(&call(&gradient(&sample)), &target) {
+                        texts.insert((architecture, format!("gradient {dim}"), emit(&launch, &target).unwrap().text));
+                    }
                 }
             }
         }

@@ -181,7 +181,7 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
 }
 
 /// Whether tensor cores can do it: heads of a width that they take, operands of half precision whose rows are aligned.
-fn on_tensor_cores(call: &Call, target: &Target, sources: usize, dim: usize) -> bool {
+pub(super) fn on_tensor_cores(call: &Call, target: &Target, sources: usize, dim: usize) -> bool {
     let aligned = |o: &Operand| {
         let outer = &o.strides[..o.strides.len() - 1];
         o.ty.dtype.is_half() && o.offset % 8 == 0 && outer.iter().all(|s| s % 8 == 0)
