@@ -15,6 +15,11 @@ pub enum FaultKind {
     Race,
     /// A byte of shared memory was touched while an asynchronous copy into it was pending.
     PendingCopy,
+    /// Registers or shared memory of an asynchronous product were touched before it was waited for, or accumulators
+    /// were changed without a `wgmma.fence`.
+    PendingProduct,
+    /// An asynchronous reader saw shared memory that its writer didn't show with `fence.proxy.async`.
+    ProxyFence,
     /// Every thread that is left waits for a barrier that can't complete.
     Deadlock,
     /// A `.sync` instruction ran without all the lanes that its mask names.

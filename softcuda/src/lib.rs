@@ -18,6 +18,7 @@ mod lex;
 mod memory;
 mod module;
 mod op;
+mod operands;
 mod parse;
 mod stats;
 mod tensor_map;

@@ -264,6 +264,14 @@ pub(crate) enum Op {
         keep: u32,
     },
     CpWaitAll,
+    /// `fence.proxy.async`: what the thread wrote before is seen by asynchronous readers.
+    ProxyFence,
+    GroupFence,
+    GroupCommit,
+    GroupWait {
+        keep: u32,
+    },
+    GroupMma(Box<GroupMma>),
 }
 
 /// Operands of `mma.sync` and `wmma.mma`.
@@ -280,6 +288,35 @@ pub(crate) struct Mma {
     pub a: Box<[Row]>,
     pub b: Box<[Row]>,
     pub c: Box<[Row]>,
+}
+
+/// The left factor of a product of four warps.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub(crate) enum Left {
+    Registers([Row; 4]),
+    /// The row of a descriptor.
+    Shared(Row),
+}
+
+/// Operands of `wgmma.mma_async`: 64 rows, `n` columns, a depth of 16.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupMma {
+    pub n: u32,
+    /// Of both factors.
+    pub ty: Ty,
+    pub d: Box<[Row]>,
+    pub a: Left,
+    /// The row of the right factor's descriptor.
+    pub b: Row,
+    /// Whether the accumulators are added: a predicate, and whether it is negated.
+    pub scale: (Row, bool),
+    /// One of the factors is negated.
+    pub negate: bool,
+    /// The left factor lies by its columns (M-major).
+    pub turn_a: bool,
+    /// The right factor lies by its rows (N-major).
+    pub turn_b: bool,
 }
 
 /// Classes that the statistics count.
@@ -317,6 +354,8 @@ pub(crate) struct Inst {
     pub line: u32,
     /// Line of the CUDA source.
     pub source: u32,
+    /// It touches registers of asynchronous products.
+    pub watched: bool,
 }
 
 /// Registers whose value the launch decides.
@@ -361,4 +400,6 @@ pub(crate) struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `maxntid` is exact (`.reqntid`).
     pub exact_threads: bool,
+    /// Registers that asynchronous products read and write.
+    pub product_registers: Vec<Row>,
 }

@@ -48,6 +48,10 @@ impl Emit<'_> {
                 mods.ignore(&["*"]);
                 Ok(Some((Op::Nop, Class::Other)))
             }
+            "fence" if mods.has("proxy") && mods.has("async") => {
+                mods.ignore(&["shared::cta", "shared::cluster", "global"]);
+                Ok(Some((Op::ProxyFence, Class::Barrier)))
+            }
             "membar" | "fence" => {
                 mods.ignore(&["*"]);
                 Ok(Some((Op::Nop, Class::Barrier)))

@@ -2,6 +2,7 @@
 
 mod alu;
 mod memory;
+mod product;
 mod warp;
 
 use crate::emit::{Arg, Emit};

@@ -86,6 +86,7 @@ impl Emit<'_> {
             "ldmatrix" | "stmatrix" => self.matrix_move(head == "ldmatrix", mods, args).map(Some),
             "mma" => self.mma(mods, args).map(Some),
             "wmma" => self.wmma(mods, args).map(Some),
+            "wgmma" => self.product(mods, args).map(Some),
             _ => Ok(None),
         }
     }

@@ -9,6 +9,7 @@ use operand::argument;
 
 use crate::lex::{Spanned, Token};
 use crate::op::{Class, Inst, Kernel, NONE, Op, Row, Special, Ty, ZERO};
+use crate::operands::{mark, product_registers};
 use crate::parse::{Cursor, Function, Symbols, declared};
 
 /// A variable that is declared in a body.
@@ -106,6 +107,10 @@ impl<'a> Emit<'a> {
             consts.push((row, u64::from(dynamic_base)));
         }
         consts.sort_unstable();
+        let registers = product_registers(&emit.code);
+        mark(&mut emit.code, &registers);
+        let mut product_registers: Vec<Row> = registers.into_iter().collect();
+        product_registers.sort_unstable();
         Ok(Kernel {
             name: name.to_string(),
             code: emit.code,
@@ -119,6 +124,7 @@ impl<'a> Emit<'a> {
             local_bytes: emit.local_top.next_multiple_of(16),
             max_threads: function.max_threads,
             exact_threads: function.exact_threads,
+            product_registers,
         })
     }
 
@@ -134,7 +140,7 @@ impl<'a> Emit<'a> {
 
     pub fn push(&mut self, op: Op, class: Class) {
         let (line, source) = (self.line, self.source);
-        self.code.push(Inst { op, pred: NONE, neg: false, class, line, source });
+        self.code.push(Inst { op, pred: NONE, neg: false, class, line, source, watched: false });
     }
 
     /// A fresh register.

@@ -126,7 +126,7 @@ impl Block<'_> {
             let message = format!("misaligned shared access of {size} bytes at {at}");
             return Err(Fault::new(FaultKind::Misaligned, lane as u32, message));
         }
-        match self.shadow.touch(w, at as u32, size, access) {
+        match self.shadow.touch(w, lane, at as u32, size, access) {
             Ok(()) => Ok(at as usize),
             Err((kind, message)) => Err(Fault::new(kind, lane as u32, message)),
         }

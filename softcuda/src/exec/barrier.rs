@@ -154,6 +154,9 @@ impl Block<'_> {
                 return (i, pc, Fault::new(FaultKind::MissingLanes, lane as u32, message));
             }
         }
+        if let Some(found) = self.stuck_group() {
+            return found;
+        }
         for (id, barrier) in self.barriers.iter().enumerate() {
             if let Some(x) = barrier.waiters.first() {
                 let waiting: u32 = barrier.waiters.iter().map(|x| x.mask.count_ones()).sum();

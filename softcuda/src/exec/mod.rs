@@ -7,10 +7,14 @@ mod barrier;
 mod collective;
 mod convert;
 mod copy;
+mod descriptor;
 mod float;
+mod group;
 mod half;
 mod integer;
 mod matrix;
+mod product;
+mod proxy;
 mod shadow;
 mod warp;
 
@@ -19,6 +23,8 @@ use crate::module::Grid;
 use crate::op::{Kernel, Special};
 use crate::stats::Stats;
 use barrier::Barrier;
+use group::Meeting;
+use product::Tile;
 use shadow::Shadow;
 use warp::Warp;
 
@@ -56,7 +62,11 @@ pub(crate) struct Block<'a> {
     pub shared: Vec<u8>,
     pub shadow: Shadow,
     pub barriers: Vec<Barrier>,
-    pub warps: Vec<Warp>,
+    pub warps: Vec<Warp<'a>>,
+    /// One per warpgroup.
+    pub meetings: Vec<Meeting>,
+    /// Factors of products that some warps of a group have used already.
+    pub tiles: Vec<Tile>,
     pub stats: Stats,
     /// The host has vector and fused multiply-add instructions.
     pub fast: bool,
@@ -80,6 +90,8 @@ pub(crate) fn run(kernel: &Kernel, grid: Grid, params: &[u8], ranges: &[(u64, u6
         shadow: Shadow::new(shared_bytes, warps),
         barriers: (0..16).map(|_| Barrier::new(warps)).collect(),
         warps: (0..warps).map(|w| Warp::new(kernel, w as u32, threads)).collect(),
+        meetings: vec![Meeting::default(); warps.div_ceil(4)],
+        tiles: Vec::new(),
         stats: Stats::default(),
         fast: fast_host(),
         ticks: 0,
@@ -109,6 +121,8 @@ fn fast_host() -> bool {
 impl Block<'_> {
     fn reset(&mut self) {
         self.shadow.reset();
+        self.meetings.fill(Meeting::default());
+        self.tiles.clear();
         for barrier in &mut self.barriers {
             barrier.reset();
         }

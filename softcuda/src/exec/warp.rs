@@ -1,13 +1,15 @@
 //! The state of a warp and its main loop. Each lane has its own program counter; those with the smallest run together.
 
 use super::copy::Pending;
+use super::group::op_needs_group;
+use super::product::Products;
 use super::{Block, Lanes, bits, lanes};
 use crate::error::{Fault, FaultKind};
 use crate::op::{Kernel, NONE, Op, Row};
 
 /// One warp.
 #[derive(Default)]
-pub(crate) struct Warp {
+pub(crate) struct Warp<'a> {
     pub id: u32,
     pub regs: Vec<Lanes>,
     /// Where each lane that isn't running stands.
@@ -24,10 +26,13 @@ pub(crate) struct Warp {
     pub pending: Vec<Pending>,
     /// Number of groups of copies that each lane has committed.
     pub groups: [u32; 32],
+    pub products: Products<'a>,
+    /// The other warps of the group are at the same instruction.
+    pub met: bool,
 }
 
-impl Warp {
-    pub fn new(kernel: &Kernel, id: u32, threads: u32) -> Warp {
+impl Warp<'_> {
+    pub fn new(kernel: &Kernel, id: u32, threads: u32) -> Self {
         let count = (threads - id * 32).min(32);
         Warp {
             id,
@@ -47,6 +52,10 @@ impl Warp {
         (self.exited, self.blocked, self.waiting) = (0, 0, 0);
         self.pending.clear();
         self.groups = [0; 32];
+        self.met = false;
+        if !kernel.product_registers.is_empty() {
+            self.products.reset(kernel.rows as usize);
+        }
     }
 
     /// Lanes that have not exited.
@@ -70,9 +79,9 @@ impl Warp {
     }
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
     /// Runs a warp until none of its lanes can run.
-    pub fn run_warp(&mut self, w: &mut Warp) -> Result<(), (u32, Box<Fault>)> {
+    pub fn run_warp(&mut self, w: &mut Warp<'a>) -> Result<(), (u32, Box<Fault>)> {
         let kernel = self.kernel;
         let code = kernel.code.as_slice();
         'group: loop {
@@ -101,6 +110,9 @@ impl Block<'_> {
                     mask &= if inst.neg { !set } else { set };
                 }
                 self.stats.count(inst.class, mask.count_ones());
+                if inst.watched && mask != 0 && !matches!(inst.op, Op::GroupMma(_)) {
+                    w.products.watch(&inst.op, mask).map_err(|f| (pc, f))?;
+                }
                 match &inst.op {
                     Op::Bra { target } => {
                         if mask == group && others == 0 {
@@ -130,6 +142,10 @@ impl Block<'_> {
                     Op::Exit => {
                         if mask != 0 {
                             self.finish_copies(w, mask).map_err(|f| (pc, f))?;
+                            if w.products.any() {
+                                let message = "exit while products of wgmma are under way";
+                                return Err((pc, Fault::new(FaultKind::PendingProduct, 0, message)));
+                            }
                             w.exited |= mask;
                             w.set_pcs(group & !mask, pc + 1);
                             continue 'group;
@@ -149,6 +165,16 @@ impl Block<'_> {
                             w.set_pcs(mask, pc);
                             w.set_pcs(group & !mask, pc + 1);
                             continue 'group;
+                        }
+                    }
+                    op if op_needs_group(op) => {
+                        if mask != 0 {
+                            if !self.meet(w, op, mask, pc).map_err(|f| (pc, f))? {
+                                w.set_pcs(mask, pc);
+                                w.set_pcs(group & !mask, pc + 1);
+                                continue 'group;
+                            }
+                            self.group(w, op).map_err(|f| (pc, f))?;
                         }
                     }
                     op => {
@@ -180,6 +206,10 @@ impl Block<'_> {
             }
             Op::CpWait { keep } => self.wait_copies(w, mask, Some(*keep)),
             Op::CpWaitAll => self.wait_copies(w, mask, None),
+            Op::ProxyFence => {
+                self.shadow.show(w.id, mask, w.alive());
+                Ok(())
+            }
             Op::Nop => Ok(()),
             Op::Trap => Err(Fault::new(FaultKind::Trap, mask.trailing_zeros(), "trap")),
             Op::Clock { d } => {
