@@ -105,6 +105,7 @@ impl Kernel {
             | Self::Product(_)
             | Self::TensorAttention(_)
             | Self::TensorAttentionGrad(_)
+            | Self::TensorProbabilities(_)
             | Self::TensorProduct(_)
             | Self::WindowProduct(_)
             | Self::Norm(_)
@@ -136,6 +137,8 @@ pub enum Kernel {
     TensorAttention(super::tensor::attention::TensorAttention),
     /// See [`super::tensor::attention_grad`].
     TensorAttentionGrad(super::tensor::attention_grad::TensorAttentionGrad),
+    /// See [`super::tensor::attention`].
+    TensorProbabilities(super::tensor::attention::TensorAttention),
     /// See [`super::tensor::product`].
     TensorProduct(super::tensor::product::TensorProduct),
     /// See [`super::kernels::window_product`].

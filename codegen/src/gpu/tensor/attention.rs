@@ -56,6 +56,17 @@ pub struct AttentionTile {
 }
 
 impl AttentionTile {
+    /// The tile of a kernel that stores the weights of so many queries and keys.
+    pub fn of_probabilities(queries: usize, keys: usize) -> Self {
+        let (warps_q, keys) = match (queries, keys) {
+            (..=16, _) => (1, 64),
+            (..=32, _) => (2, 32),
+            (_, ..=32) => (4, 32),
+            _ => (4, 64),
+        };
+        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys }
+    }
+
     /// Queries of a cube.
     pub fn queries(&self) -> u32 {
         16 * self.warps_q * self.row_tiles
@@ -75,8 +86,13 @@ impl AttentionTile {
 }
 
 impl TensorAttention {
-    /// The kernel's text.
-    pub fn text(&self, launch: &Launch) -> String {
+    /// The text of the kernel that stores weights in place of results; the log-sum-exp's buffer is the result's.
+    pub fn probabilities(&self, launch: &Launch) -> String {
+        let parts = [COMMON, include_str!("keys.cuh"), include_str!("attention_parts.cuh"), include_str!("probabilities.cuh")];
+        self.prelude(launch).finish(&parts)
+    }
+
+    fn prelude(&self, launch: &Launch) -> Prelude {
         let mut p = Prelude::new(launch);
         let tile = &self.tile;
         for (name, value) in [
@@ -96,6 +112,12 @@ impl TensorAttention {
         p.define("OUT_BUFFER", output(self.out));
         p.define("LSE_BUFFER", output(self.lse));
         p.define("OUT_TYPE", if self.out.class == Class::Half { "half_t" } else { "float" });
+        p
+    }
+
+    /// The kernel's text.
+    pub fn text(&self, launch: &Launch) -> String {
+        let (mut p, tile) = (self.prelude(launch), &self.tile);
         let (keys, parts) = (include_str!("keys.cuh"), include_str!("attention_parts.cuh"));
         if tile.cores == TensorCores::Mma {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);

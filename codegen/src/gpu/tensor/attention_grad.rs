@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::COMMON;
 use super::attention::keys;
-use super::text::{Prelude, input, output};
+use super::text::{Prelude, output};
 use crate::gpu::blueprint::Slot;
 use crate::gpu::kernels::attention_grad::Side;
 use crate::gpu::kernels::attention_keys::Keys;

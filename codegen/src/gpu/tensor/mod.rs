@@ -26,6 +26,7 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
     let (text, shared_bytes) = match &launch.blueprint.kernel {
         Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
         Kernel::TensorAttention(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
+        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.shared_bytes(a.dim)),
         Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
         _ => return None,
     };

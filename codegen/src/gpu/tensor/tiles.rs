@@ -183,7 +183,8 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
     let all = [
         group([128, 256], 4),
         group([128, 192], 4),
-        group([128, 128], 3),
+        group([128, 128], 4),
+        group([64, 128], 4),
         mma([128, 256], [2, 4], 3),
         mma([128, 128], [2, 2], 3),
         mma([128, 128], [2, 4], 3),
