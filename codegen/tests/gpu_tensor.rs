@@ -20,7 +20,7 @@ use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{DType, Op, Partition, Sample, TensorType};
 use gpu_common::{Buffer, call, reference};
-use nvrtc::Nvrtc;
+use nvrtc::{ARCHITECTURES, Nvrtc};
 use rayon::prelude::*;
 use soft::Soft;
 
@@ -300,7 +300,7 @@ fn gradients_of_attention_agree_with_the_reference() {
 fn no_tile_spills_registers() {
     let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
     let mut texts = BTreeSet::new();
-    for (capability, architecture) in [(80, "sm_80"), (90, "sm_90a"), (120, "sm_120")] {
+    for (architecture, capability) in ARCHITECTURES {
         for half in [DType::Bf16, DType::F16] {
             // The kinds of half precision differ in the names of instructions, the targets without `wgmma` in little.
             if half == DType::F16 && capability != 90 {

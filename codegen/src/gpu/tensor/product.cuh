@@ -36,6 +36,8 @@ struct Loader {
   u32 first, count, chunk, line;
 
   __device__ __forceinline__ void tile(u32 to, u32 depth, u32 k) const {
+    // Lines of 24 chunks leave some threads over.
+    if (THREADS % CHUNKS != 0 && line >= STEP) return;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       u32 at = line + i * STEP;

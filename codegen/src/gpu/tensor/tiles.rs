@@ -129,7 +129,9 @@ impl ProductProblem {
     /// The tile: what was chosen by measuring, else what is expected to be fastest; `None` where the target has no tile for it.
     pub fn tile(&self, target: &Target) -> Option<ProductTile> {
         let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target));
-        let cycles = |tile: &ProductTile| self.cycles(target, *tile);
+        // Told apart coarsely, so that a clip of another length takes the same kernels.
+        let class = Self { batches: self.batches.min(2), m: size_class(self.m), n: size_class(self.n), k: size_class(self.k), ..*self };
+        let cycles = |tile: &ProductTile| class.cycles(target, *tile);
         chosen.copied().or_else(|| product_tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
     }
 
@@ -153,6 +155,17 @@ impl ProductProblem {
         let beside = resident(target, tile.shared_bytes(), tile.units());
         let waves = cubes.div_ceil(target.multiprocessors() as u64 * u64::from(beside)) as f64;
         waves * (f64::from(beside) * steps * step + ENDS)
+    }
+}
+
+/// The size that stands for all of a class: one row, a prompt or a short stream, a small clip, and what fills any device.
+fn size_class(n: u64) -> u64 {
+    match n {
+        ..=16 => 16,
+        ..=64 => 64,
+        ..=512 => 512,
+        ..=4096 => 4096,
+        _ => 1 << 17,
     }
 }
 
