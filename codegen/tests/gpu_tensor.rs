@@ -20,7 +20,7 @@ use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{DType, Op, Partition, Sample, TensorType};
 use gpu_common::{Buffer, call, reference};
-use nvrtc::Nvrtc;
+use nvrtc::{ARCHITECTURES, Nvrtc};
 use rayon::prelude::*;
 use soft::Soft;
 
@@ -73,17 +73,28 @@ fn partitioned(half: DType, p: Partition, [heads, dim, context]: [usize; 3], spl
     Sample::new(Op::from(op), vec![q, k.clone(), k, token.clone(), token])
 }
 
+/// The gradient of a forward sample; its result and log-sum-exp are put in by [`backward`].
+fn gradient(forward: &Sample<Op>) -> Sample<Op> {
+    let q = &forward.inputs[0];
+    let (heads, queries) = (q.shape[2], q.shape[1]);
+    let mut inputs = forward.inputs.clone();
+    let rest = [q.clone(), q.clone(), ty(DType::F32, &[q.shape[0], heads, queries])];
+    let op: Op = match &forward.op {
+        Op::Attention(a) => {
+            inputs.splice(3..3, rest);
+            ops::AttentionGrad { masked: a.masked, counted: a.counted }.into()
+        }
+        Op::PartitionedContextAttention(p) => {
+            inputs.extend(rest);
+            ops::PartitionedContextAttentionGrad { partition: p.partition }.into()
+        }
+        other => panic!("{other:?}"),
+    };
+    Sample::new(op, inputs)
+}
+
 fn windows(frames: usize, tokens_per_frame: usize, length: usize, size: usize, edge: Edge) -> Partition {
-    Partition::Windows {
-        frames,
-        tokens_per_frame,
-        length,
-        size,
-        scale: length,
-        offset: length / 2,
-        divisor: frames,
-        edge,
-    }
+    Partition::Windows { frames, tokens_per_frame, length, size, scale: length, offset: length / 2, divisor: frames, edge }
 }
 
 fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
@@ -93,40 +104,54 @@ fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
     }
 }
 
-/// Runs a call on the interpreter and holds it against the reference.
-fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, seed: u64, sample: &Sample<Op>) -> Kernel {
+/// Inputs of a call. A count is two thirds of the keys; a mask hides some.
+fn inputs_of(sample: &Sample<Op>, call: &Call, seed: u64) -> Vec<Buffer> {
     let drawn = sample_inputs(sample, seed);
     let keys = call.inputs[1].ty.shape.iter().rev().nth(2).copied().unwrap_or(1);
     let inputs = call.inputs.iter().zip(&drawn).enumerate().map(|(i, (o, t))| match o.ty.dtype {
         DType::I32 => Buffer::new(o, &[(keys * 2 / 3) as f64]),
         // A mask hides some keys.
-        _ if i == 3 && call.op.name() == "attention" => Buffer::new(
-            o,
-            &t.data
-                .iter()
-                .enumerate()
-                .map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x })
-                .collect::<Vec<_>>(),
-        ),
+        _ if i == 3 && matches!(call.op, Op::Attention(_)) => {
+            Buffer::new(o, &t.data.iter().enumerate().map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x }).collect::<Vec<_>>())
+        }
         _ => Buffer::new(o, &t.data),
     });
-    let inputs: Vec<Buffer> = inputs.collect();
-    let (outputs, done) = soft.run(target, call, &inputs).unwrap();
-    for (port, (got, want)) in outputs.iter().zip(reference(call, &inputs)).enumerate() {
+    inputs.collect()
+}
+
+/// Inputs of a gradient: what the forward pass was given, what it left, and a gradient of its result.
+fn backward(forward: &Sample<Op>, call: &Call, seed: u64) -> Vec<Buffer> {
+    let given = inputs_of(forward, &gpu_common::call(forward), seed);
+    let left = reference(&gpu_common::call(forward), &given);
+    let at = if call.op.name() == "attention_grad" { 3 } else { 5 };
+    let drawn = sample_inputs(&gradient(forward), seed + 1);
+    let mut given = given.into_iter();
+    let mut list = Vec::new();
+    for (i, o) in call.inputs.iter().enumerate() {
+        list.push(match i.checked_sub(at) {
+            Some(0) => Buffer::new(o, &left[0].data),
+            Some(1) => Buffer::new(o, &drawn[i].data),
+            Some(2) => Buffer::new(o, &left[1].data),
+            _ => given.next().unwrap(),
+        });
+    }
+    list
+}
+
+/// Runs a call on the interpreter and holds it against the reference.
+fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, inputs: &[Buffer]) -> Vec<Kernel> {
+    let (outputs, done) = soft.run(target, call, inputs).unwrap();
+    for (port, (got, want)) in outputs.iter().zip(reference(call, inputs)).enumerate() {
         let error = relative_l2(got, &want.data);
         // Attention rounds its weights to half precision, everything its results.
         let bound = match call.inputs[0].ty.dtype {
             DType::Bf16 => 5e-3,
             _ => 1e-3,
         };
-        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" {
-            bound / 2.0
-        } else {
-            bound
-        };
+        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" { bound / 2.0 } else { bound };
         assert!(error <= bound, "{name} output {port}: {error:e} > {bound:e}");
     }
-    done[0].0.blueprint.kernel.clone()
+    done.into_iter().map(|(launch, _)| launch.blueprint.kernel).collect()
 }
 
 #[test]
@@ -158,10 +183,9 @@ fn products_agree_with_the_reference() {
             o.strides = vec![(m * k) as u64, 1, m as u64];
         }
         let name = format!("{tile:?} {:?} turned {turned}", sample.inputs);
-        let problem =
-            Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
+        let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
         target.choices.choose(&problem, ProblemTile::Product(tile));
-        match agrees(&soft, &target, &name, &call, number as u64, &sample) {
+        match agrees(&soft, &target, &name, &call, &inputs_of(&sample, &call, number as u64)).remove(0) {
             Kernel::TensorProduct(p) => {
                 assert_eq!(p.tile, tile, "{name}: the choice was not taken");
                 seen.insert((tile, p.a.along, p.b.along));
@@ -197,8 +221,7 @@ fn attention_agrees_with_the_reference() {
                 let shape = &call.inputs[0].ty.shape;
                 let name = format!("{half:?} {at} {} {:?}", target.name, call.op);
                 let launch = &launches(&call, &target)[0];
-                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch))
-                else {
+                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch)) else {
                     panic!("{name}: not on tensor cores")
                 };
                 // Every tile that some problem of these may take.
@@ -211,7 +234,7 @@ fn attention_agrees_with_the_reference() {
                     let mut target = target.clone();
                     target.choices.choose(&problem, ProblemTile::Attention(tile));
                     let name = format!("{name} {tile:?}");
-                    match agrees(&soft, &target, &name, &call, (number * 100 + at) as u64, sample) {
+                    match agrees(&soft, &target, &name, &call, &inputs_of(sample, &call, (number * 100 + at) as u64)).remove(0) {
                         Kernel::TensorAttention(a) => assert_eq!(a.tile, tile, "{name}: the choice was not taken"),
                         other => panic!("{name}: {other:?}"),
                     }
@@ -221,13 +244,68 @@ fn attention_agrees_with_the_reference() {
     }
 }
 
+#[test]
+fn probabilities_agree_with_the_reference() {
+    let soft = Soft::new();
+    let nearest = Partition::NearestFrame { frames: 3, tokens_per_frame: 100, length: 25 };
+    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
+        let partitions = [
+            (None, [2, 64, 20]),
+            (Some(windows(3, 50, 31, 12, Edge::Mask)), [2, 128, 5]),
+            (Some(windows(3, 20, 31, 40, Edge::Shift)), [1, 64, 8]),
+            (Some(nearest), [2, 128, 8]),
+        ];
+        for (at, (partition, [heads, dim, context])) in partitions.into_iter().enumerate() {
+            let queries = partition.map_or(70, |p| p.queries());
+            let mut inputs = vec![ty(half, &[1, queries, heads, dim]), ty(half, &[context, heads, dim])];
+            inputs.extend(partition.map(|p| ty(half, &[1, p.keys(), heads, dim])));
+            let sample = Sample::new(Op::from(ops::ContextProbabilities { partition }), inputs);
+            let call = call(&sample);
+            let name = format!("{half:?} {at} {partition:?}");
+            let kernels = agrees(&soft, &target(80), &name, &call, &inputs_of(&sample, &call, number as u64));
+            assert!(matches!(kernels[0], Kernel::TensorProbabilities(_)), "{name}: {kernels:?}");
+        }
+    }
+}
+
+#[test]
+fn gradients_of_attention_agree_with_the_reference() {
+    let soft = Soft::new();
+    let target = target(80);
+    let nearest = Partition::NearestFrame { frames: 3, tokens_per_frame: 100, length: 25 };
+    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
+        for (at, forward) in [
+            attention(half, [2, 70, 90, 2, 64], false, false),
+            attention(half, [1, 90, 150, 1, 128], false, false),
+            attention(half, [1, 65, 33, 1, 32], true, true),
+            attention(half, [1, 20, 20, 2, 16], false, false),
+            partitioned(half, windows(3, 50, 31, 12, Edge::Mask), [2, 128, 5], 1),
+            partitioned(half, windows(3, 20, 31, 40, Edge::Replicate), [1, 64, 8], 1),
+            partitioned(half, windows(2, 70, 90, 70, Edge::Shift), [1, 64, 20], 1),
+            partitioned(half, nearest, [2, 128, 8], 1),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let call = call(&gradient(forward));
+            let name = format!("{half:?} {at} {:?}", call.op);
+            let kernels = agrees(&soft, &target, &name, &call, &backward(forward, &call, (number * 100 + at) as u64));
+            assert!(kernels.iter().all(|k| matches!(k, Kernel::TensorAttentionGrad(_))), "{name}: {kernels:?}");
+        }
+    }
+}
+
 /// Every tile of the problems that tensor cores solve, in both kinds of half precision and with every way of reading.
 #[test]
 fn no_tile_spills_registers() {
     let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
     let mut texts = BTreeSet::new();
-    for (capability, architecture) in [(80, "sm_80"), (90, "sm_90a"), (120, "sm_120")] {
+    for (architecture, capability) in ARCHITECTURES {
         for half in [DType::Bf16, DType::F16] {
+            // The kinds of half precision differ in the names of instructions, the targets without `wgmma` in little.
+            if half == DType::F16 && capability != 90 {
+                continue;
+            }
             let target = target(capability);
             let mut products = vec![
                 (linear(half, [18480, 5120, 5120], true), false),
@@ -247,7 +325,7 @@ fn no_tile_spills_registers() {
             }
             let windows = windows(21, 880, 158, 23, Edge::Mask);
             let nearest = Partition::NearestFrame { frames: 21, tokens_per_frame: 880, length: 158 };
-            for dim in [64, 128] {
+            for dim in if half == DType::F16 { vec![128] } else { vec![64, 128] } {
                 for sample in [
                     attention(half, [1, 18480, 18480, 40, dim], false, false),
                     attention(half, [1, 18480, 512, 40, dim], false, true),
@@ -255,6 +333,9 @@ fn no_tile_spills_registers() {
                     partitioned(half, nearest, [40, dim, 8], 1),
                 ] {
                     all_tiles(&call(&sample), &target, architecture, &mut texts);
+                    for launch in launches(&call(&gradient(&sample)), &target) {
+                        texts.insert((architecture, format!("gradient {dim}"), emit(&launch, &target).unwrap().text));
+                    }
                 }
             }
         }
@@ -264,8 +345,7 @@ fn no_tile_spills_registers() {
         .filter_map(|(architecture, name, text)| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
-            let clean =
-                told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
+            let clean = told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
             (!clean).then(|| format!("{name} for {architecture}: {log}"))
         })
         .collect();
@@ -273,12 +353,7 @@ fn no_tile_spills_registers() {
     assert!(texts.len() > 60 && wrong.is_empty(), "{} kernels:\n{}", texts.len(), wrong.join("\n"));
 }
 
-fn all_tiles(
-    call: &Call,
-    target: &Target,
-    architecture: &'static str,
-    texts: &mut BTreeSet<(&'static str, String, String)>,
-) {
+fn all_tiles(call: &Call, target: &Target, architecture: &'static str, texts: &mut BTreeSet<(&'static str, String, String)>) {
     let problem = Problem::of(&launches(call, target)[0]).unwrap();
     for tile in problem.tiles(target) {
         let mut target = target.clone();

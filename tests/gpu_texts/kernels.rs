@@ -10,7 +10,7 @@ use ccl::model::{Config, Guidance, Task, tensors};
 use ccl::planning::{Algebra, Request, RuleSet, plan};
 use ccl::training::loss::{LossRequest, plan_loss};
 use ccl_codegen::gpu::emit::emit;
-use ccl_codegen::gpu::{Blueprint, Launch, Lowered, Target, lower_in};
+use ccl_codegen::gpu::{Blueprint, Language, Launch, Lowered, Target, lower_in};
 use ccl_passes::{Optimiser, Training};
 
 /// The released sizes, 14B for video and 1.3B for audio, with this many of their 40 layers; every other field has its default.
@@ -32,6 +32,8 @@ pub struct Text {
     pub first: String,
     /// Whether it works on half precision.
     pub half: bool,
+    /// Compute capabilities, times ten, of the targets that have it.
+    pub capabilities: Vec<u32>,
 }
 
 /// A model and a clip for it.
@@ -143,7 +145,11 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
                     let first = format!("{what}: {} at {}", call.op.name(), call.at);
                     let text = emit(&launch, target).map_err(|e| format!("{first}: {e}"))?.text;
                     let half = launch.blueprint.half != DType::F32;
-                    found.lock().unwrap().insert(key, Text { text, first, half });
+                    let capabilities = match target.language {
+                        Language::Cuda(n) => vec![n],
+                        Language::Wgsl => Vec::new(),
+                    };
+                    found.lock().unwrap().insert(key, Text { text, first, half, capabilities });
                 }
             }
         }
@@ -152,6 +158,12 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let mut texts: Vec<Text> = found.into_iter().flat_map(|f| f.into_inner().unwrap().into_values()).collect();
     texts.sort();
-    texts.dedup_by(|a, b| a.text == b.text);
+    texts.dedup_by(|again, first| {
+        let same = again.text == first.text;
+        if same {
+            first.capabilities.append(&mut again.capabilities);
+        }
+        same
+    });
     texts
 }

@@ -71,7 +71,11 @@ fn every_cuda_text_compiles() {
     let texts = of_models(&[Target::cuda("cuda", 80), Target::cuda("cuda:sm_90a", 90)]);
     assert!(texts.len() > 50, "only {} kernels", texts.len());
     let wrong = for_each(&texts, |text| {
-        for architecture in ARCHITECTURES {
+        for (architecture, capability) in ARCHITECTURES {
+            // Hopper's instructions are no other's; the newest architecture runs what the oldest does.
+            if !text.capabilities.contains(if capability == 90 { &90 } else { &80 }) {
+                continue;
+            }
             nvrtc
                 .compile(&text.text, architecture)
                 .map_err(|log| format!("{} for {architecture}: {log}", text.first))?;
@@ -84,7 +88,7 @@ fn every_cuda_text_compiles() {
 #[test]
 fn what_is_no_text_is_found() {
     let nvrtc = Nvrtc::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|e| panic!("{e}"));
-    for architecture in ARCHITECTURES {
+    for (architecture, _) in ARCHITECTURES {
         let right = "extern \"C\" __global__ void k(float* x) { x[threadIdx.x] *= 2.0f; }";
         assert!(nvrtc.compile(right, architecture).is_ok_and(|bytes| bytes > 0));
         let log = nvrtc.compile(&right.replace("x[", "y["), architecture).unwrap_err();

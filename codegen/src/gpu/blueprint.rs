@@ -104,6 +104,8 @@ impl Kernel {
             | Self::Probabilities(_)
             | Self::Product(_)
             | Self::TensorAttention(_)
+            | Self::TensorAttentionGrad(_)
+            | Self::TensorProbabilities(_)
             | Self::TensorProduct(_)
             | Self::WindowProduct(_)
             | Self::Norm(_)
@@ -133,6 +135,10 @@ pub enum Kernel {
     Product(super::kernels::product::Product),
     /// See [`super::tensor::attention`].
     TensorAttention(super::tensor::attention::TensorAttention),
+    /// See [`super::tensor::attention_grad`].
+    TensorAttentionGrad(super::tensor::attention_grad::TensorAttentionGrad),
+    /// See [`super::tensor::attention`].
+    TensorProbabilities(super::tensor::attention::TensorAttention),
     /// See [`super::tensor::product`].
     TensorProduct(super::tensor::product::TensorProduct),
     /// See [`super::kernels::window_product`].

@@ -57,7 +57,10 @@ pub fn universal<E: Float>(
         Kernel::Scatter(s) => scatter::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
         Kernel::Sum(s) => sum::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
         // Texts of their own: they never come here (see `super::tensor`), and no other language has them.
-        Kernel::TensorAttention(_) | Kernel::TensorProduct(_) => {
+        Kernel::TensorAttention(_)
+        | Kernel::TensorAttentionGrad(_)
+        | Kernel::TensorProbabilities(_)
+        | Kernel::TensorProduct(_) => {
             comptime!(panic!("a tensor-core kernel is not CubeCL's to make"))
         }
         Kernel::AdamW(a) => adam_w::<E>(halves, floats, float_outs, sizes, comptime!(a)),

@@ -13,8 +13,8 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 /// Version of NVRTC that texts are held against.
 pub const VERSION: (c_int, c_int) = (13, 0);
 
-/// Architectures that every text must compile for.
-pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_120"];
+/// Architectures that every text must compile for, with their compute capabilities times ten.
+pub const ARCHITECTURES: [(&str, u32); 3] = [("sm_80", 80), ("sm_90a", 90), ("sm_120", 120)];
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;

@@ -14,6 +14,7 @@ mod half;
 mod integer;
 mod matrix;
 mod product;
+mod proxy;
 mod shadow;
 mod warp;
 

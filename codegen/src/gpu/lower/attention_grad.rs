@@ -3,13 +3,14 @@
 use ccl_ir::ops::{AttentionGrad, PartitionedContextAttentionGrad};
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, WIDEST, count, readable, rows_of, too_wide};
+use super::attention::{Plan, WIDEST, count, on_tensor_cores, readable, rows_of, too_wide};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::kernels::attention_grad::{AttentionGrad as Blueprint, Side};
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
+use crate::gpu::tensor::attention_grad::{GradTile, TensorAttentionGrad};
 
 /// `AttentionGrad`.
 pub(super) fn attention(call: &Call, target: &Target, op: &AttentionGrad) -> Result<Vec<Launch>, LowerError> {
@@ -45,8 +46,15 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Keys => (call.inputs[1].ty.shape[r - 3], [Some(1), Some(2)]),
         Side::Context => (plan.context, [Some(3), Some(4)]),
     };
-    let tile = tile(target, side, dim, rows).ok_or_else(|| too_wide(&args, dim))?;
-    let blocks = rows.div_ceil(tile.queries as usize);
+    // Keys and values, context, result and gradient: all in half precision.
+    let tensor = on_tensor_cores(call, target, o + 2, dim).then(|| GradTile::of(target, side, dim as u32, rows)).flatten();
+    let plain = tile(target, side, dim, rows);
+    let (kept_rows, units) = match (tensor, plain) {
+        (Some(tile), _) => (tile.kept(), [tile.units(), 1, 1]),
+        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
+        (None, None) => return Err(too_wide(&args, dim)),
+    };
+    let blocks = rows.div_ceil(kept_rows as usize);
     let cubes = match side {
         Side::Queries => count([batches, plan.groups, heads, blocks]),
         Side::Keys => count([batches, heads, blocks]),
@@ -67,24 +75,54 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Context => ([3, 4], [0, o + 1]),
     };
     let with_context = side == Side::Queries && plan.context > 0;
-    let kernel = Blueprint {
-        side,
-        kept: [args.input(kept[0])?, args.input(kept[1])?],
-        walked: [args.input(walked[0])?, args.input(walked[1])?],
-        context: if with_context { Some([args.input(3)?, args.input(4)?]) } else { None },
-        o: args.input(o)?,
-        g: args.input(o + 1)?,
-        lse: args.input(o + 2)?,
-        mask: plan.mask.map(|i| args.input(i)).transpose()?,
-        count: plan.count.map(|i| args.input(i)).transpose()?,
-        out: args.output(outputs[0].unwrap_or_default())?,
-        values: outputs[1].map(|o| args.output(o)).transpose()?,
-        // Context tokens are seen by all: one kernel for every partition.
-        keys: if side == Side::Context { Keys::All } else { plan.keys },
-        lead: (r - 3) as u32,
-        tile,
+    let kept = [args.input(kept[0])?, args.input(kept[1])?];
+    let walked = [args.input(walked[0])?, args.input(walked[1])?];
+    let context = if with_context { Some([args.input(3)?, args.input(4)?]) } else { None };
+    let (o, g, lse) = (args.input(o)?, args.input(o + 1)?, args.input(o + 2)?);
+    let mask = plan.mask.map(|i| args.input(i)).transpose()?;
+    let count = plan.count.map(|i| args.input(i)).transpose()?;
+    let out = args.output(outputs[0].unwrap_or_default())?;
+    let values = outputs[1].map(|o| args.output(o)).transpose()?;
+    // Context tokens are seen by all: one kernel for every partition.
+    let keys = if side == Side::Context { Keys::All } else { plan.keys };
+    let lead = (r - 3) as u32;
+    let kernel = match (tensor, plain) {
+        (Some(tile), _) => Kernel::TensorAttentionGrad(TensorAttentionGrad {
+            side,
+            kept,
+            walked,
+            context,
+            o,
+            g,
+            lse,
+            mask,
+            count,
+            out,
+            values,
+            keys,
+            lead,
+            dim: dim as u32,
+            tile,
+        }),
+        (None, Some(tile)) => Kernel::AttentionGrad(Blueprint {
+            side,
+            kept,
+            walked,
+            context,
+            o,
+            g,
+            lse,
+            mask,
+            count,
+            out,
+            values,
+            keys,
+            lead,
+            tile,
+        }),
+        (None, None) => return Err(too_wide(&args, dim)),
     };
-    args.launch(Kernel::AttentionGrad(kernel), cubes, [tile.columns, ROWS, 1])
+    args.launch(kernel, cubes, units)
 }
 
 /// The largest tile for the target's shared memory: whole heads rather than more rows, because a chunked head is read twice. Context tokens

@@ -3,11 +3,12 @@
 use ccl_ir::ops::ContextProbabilities;
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, count, readable, rows_of, tile, too_wide};
+use super::attention::{Plan, count, on_tensor_cores, readable, rows_of, tile, too_wide};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{Attention as Blueprint, ROWS};
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
+use crate::gpu::tensor::attention::{AttentionTile, TensorAttention};
 
 /// `ContextProbabilities`: sizes as for attention; in the log-sum-exp's place is the number of weights of a query and head.
 pub(super) fn probabilities(
@@ -24,8 +25,16 @@ pub(super) fn probabilities(
         Some(partition) => Plan::partitioned(&args, &partition, 1, context)?,
         None => Plan { context, ..Plan::whole(queries, None, None) },
     };
-    let tile = tile(target, dim, plan.queries).ok_or_else(|| too_wide(&args, dim))?;
-    let blocks = plan.queries.div_ceil(tile.queries as usize);
+    let tensor = AttentionTile::of_probabilities(plan.queries, context + plan.window[0].max(plan.per_frame));
+    let fits = tensor.shared_bytes(dim as u32) <= target.shared_bytes;
+    let tensor = (fits && on_tensor_cores(call, target, call.inputs.len(), dim)).then_some(tensor);
+    let plain = tile(target, dim, plan.queries);
+    let (rows, units) = match (tensor, plain) {
+        (Some(tile), _) => (tile.queries(), [tile.units(), 1, 1]),
+        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
+        (None, None) => return Err(too_wide(&args, dim)),
+    };
+    let blocks = plan.queries.div_ceil(rows as usize);
     let cubes = count([batches, plan.groups, heads, blocks]);
 
     args.size(cubes)?;
@@ -46,18 +55,18 @@ pub(super) fn probabilities(
     // Without a window its keys are never read.
     let k = if k.is_some() { args.input(2)? } else { ck };
     let out = args.output(0)?;
-    let kernel = Blueprint {
-        q,
-        k,
-        v: k,
-        context: Some([ck, ck]),
-        mask: None,
-        count: None,
-        out,
-        lse: out,
-        keys: plan.keys,
-        lead: 1,
-        tile,
+    let (v, context, keys, lead) = (k, Some([ck, ck]), plan.keys, 1);
+    let (mask, count, lse) = (None, None, out);
+    let kernel = match (tensor, plain) {
+        (Some(tile), _) => {
+            let dim = dim as u32;
+            let kernel = TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile };
+            Kernel::TensorProbabilities(kernel)
+        }
+        (None, Some(tile)) => {
+            Kernel::Probabilities(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile })
+        }
+        (None, None) => return Err(too_wide(&args, dim)),
     };
-    Ok(vec![args.launch(Kernel::Probabilities(kernel), cubes, [tile.columns, ROWS, 1])?])
+    Ok(vec![args.launch(kernel, cubes, units)?])
 }

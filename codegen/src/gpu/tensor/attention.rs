@@ -56,6 +56,17 @@ pub struct AttentionTile {
 }
 
 impl AttentionTile {
+    /// The tile of a kernel that stores the weights of so many queries and keys.
+    pub fn of_probabilities(queries: usize, keys: usize) -> Self {
+        let (warps_q, keys) = match (queries, keys) {
+            (..=16, _) => (1, 64),
+            (..=32, _) => (2, 32),
+            (_, ..=32) => (4, 32),
+            _ => (4, 64),
+        };
+        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys }
+    }
+
     /// Queries of a cube.
     pub fn queries(&self) -> u32 {
         16 * self.warps_q * self.row_tiles
@@ -75,13 +86,13 @@ impl AttentionTile {
 }
 
 impl TensorAttention {
-    /// Whether a term is added to scores.
-    pub fn has_terms(&self) -> bool {
-        self.mask.is_some() || self.keys == Keys::Windows(Edge::Replicate)
+    /// The text of the kernel that stores weights in place of results; the log-sum-exp's buffer is the result's.
+    pub fn probabilities(&self, launch: &Launch) -> String {
+        let parts = [COMMON, include_str!("keys.cuh"), include_str!("attention_parts.cuh"), include_str!("probabilities.cuh")];
+        self.prelude(launch).finish(&parts)
     }
 
-    /// The kernel's text.
-    pub fn text(&self, launch: &Launch) -> String {
+    fn prelude(&self, launch: &Launch) -> Prelude {
         let mut p = Prelude::new(launch);
         let tile = &self.tile;
         for (name, value) in [
@@ -94,33 +105,25 @@ impl TensorAttention {
         ] {
             p.constant(name, value);
         }
-        keys(&mut p, self.keys);
-        p.flag("HAS_CONTEXT", self.context.is_some());
-        p.flag("HAS_TERMS", self.has_terms());
-        p.flag("HAS_COUNT", self.count.is_some());
-        p.define("SCALE", format!("{:?}f", 1.0 / (self.dim as f32).sqrt()));
-        p.define("NO_KEYS", format!("{:?}f", NO_KEYS as f32));
+        keys(&mut p, self.keys, self.mask, self.count, self.context, self.dim);
         p.input("Q_BUFFER", self.q);
         p.input("K_BUFFER", self.k);
         p.input("V_BUFFER", self.v);
-        if let Some([k, v]) = self.context {
-            p.input("CK_BUFFER", k);
-            p.input("CV_BUFFER", v);
-        }
-        if let Some(mask) = self.mask {
-            p.input("MASK_BUFFER", mask);
-        }
-        p.define("COUNT_OF(sizes)", self.count.map_or("0".into(), |c| format!("{}[sizes[COUNT]]", input(c))));
         p.define("OUT_BUFFER", output(self.out));
         p.define("LSE_BUFFER", output(self.lse));
         p.define("OUT_TYPE", if self.out.class == Class::Half { "half_t" } else { "float" });
+        p
+    }
+
+    /// The kernel's text.
+    pub fn text(&self, launch: &Launch) -> String {
+        let (mut p, tile) = (self.prelude(launch), &self.tile);
         let (keys, parts) = (include_str!("keys.cuh"), include_str!("attention_parts.cuh"));
         if tile.cores == TensorCores::Mma {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
         let half = launch.blueprint.half;
-        let scores =
-            |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
+        let scores = |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
         p.define("SCORES_FIRST", scores(true));
         p.define("SCORES_MORE", scores(false));
         let values = Group { half, columns: self.dim, sums: "result", first: false, turn_b: true };
@@ -129,8 +132,15 @@ impl TensorAttention {
     }
 }
 
-/// Which keys a query sees.
-pub(super) fn keys(p: &mut Prelude, keys: Keys) {
+/// Which keys a query sees, and what is added to their scores.
+pub(super) fn keys(
+    p: &mut Prelude,
+    keys: Keys,
+    mask: Option<Slot>,
+    count: Option<Slot>,
+    context: Option<[Slot; 2]>,
+    dim: u32,
+) {
     for (value, name) in ["KEYS_ALL", "KEYS_WINDOW", "KEYS_NEAREST"].into_iter().enumerate() {
         p.define(name, value);
     }
@@ -138,15 +148,25 @@ pub(super) fn keys(p: &mut Prelude, keys: Keys) {
         p.define(name, value);
     }
     let (kind, edge) = match keys {
-        Keys::All => ("KEYS_ALL", Edge::Shift),
-        Keys::NearestFrame => ("KEYS_NEAREST", Edge::Shift),
-        Keys::Windows(edge) => ("KEYS_WINDOW", edge),
+        Keys::All => ("KEYS_ALL", "EDGE_SHIFT"),
+        Keys::NearestFrame => ("KEYS_NEAREST", "EDGE_SHIFT"),
+        Keys::Windows(Edge::Shift) => ("KEYS_WINDOW", "EDGE_SHIFT"),
+        Keys::Windows(Edge::Mask) => ("KEYS_WINDOW", "EDGE_MASK"),
+        Keys::Windows(Edge::Replicate) => ("KEYS_WINDOW", "EDGE_REPLICATE"),
     };
     p.define("KEYS_ARE", kind);
-    let edge = match edge {
-        Edge::Shift => "EDGE_SHIFT",
-        Edge::Mask => "EDGE_MASK",
-        Edge::Replicate => "EDGE_REPLICATE",
-    };
     p.define("EDGE", edge);
+    p.flag("HAS_CONTEXT", context.is_some());
+    p.flag("HAS_TERMS", mask.is_some() || keys == Keys::Windows(Edge::Replicate));
+    p.flag("HAS_COUNT", count.is_some());
+    if let Some([k, v]) = context {
+        p.input("CK_BUFFER", k);
+        p.input("CV_BUFFER", v);
+    }
+    if let Some(mask) = mask {
+        p.input("MASK_BUFFER", mask);
+    }
+    p.define("COUNT_OF(sizes)", count.map_or("0".into(), |c| format!("{}[sizes[COUNT]]", input(c))));
+    p.define("SCALE", format!("{:?}f", 1.0 / (dim as f32).sqrt()));
+    p.define("NO_KEYS", format!("{:?}f", NO_KEYS as f32));
 }

@@ -10,8 +10,7 @@ constexpr int BQ = WARPS_Q * ROW_TILES * 16;
 constexpr int BK = WARPS_K * KEY_TILE; // keys in shared memory at a time
 constexpr int CHUNKS = DIM / 8, DEPTHS = DIM / 16, COLUMNS = DIM / 8, KEYS = KEY_TILE / 8;
 constexpr int Q_BYTES = BQ * DIM * 2, TILE_BYTES = BK * DIM * 2;
-constexpr float FLOOR = -1e38f, HIDDEN = -5e37f, LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
-#define NOTHING __int_as_float(0xff800000) // minus infinity
+constexpr float FLOOR = -1e38f;
 // Scores times FACTOR are powers of two; with terms they have been multiplied already.
 constexpr float FACTOR = HAS_TERMS ? 1.0f : SCALE * LOG2E;
 
@@ -88,22 +87,6 @@ __device__ __forceinline__ void hide(float (&score)[ROW_TILES][KEYS][4], u32 fir
   }
 }
 
-// The largest of four lanes' numbers; their sum.
-__device__ __forceinline__ float most_of_four(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float sum_of_four(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-// 2 to the power of x.
-__device__ __forceinline__ float power(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Makes weights of the scores of 16 rows, relative to the highest score so far; `keep` is what earlier weights are multiplied by.
 __device__ __forceinline__ void soften(float (&score)[KEYS][4], float (&top)[2], float (&sum)[2], float (&keep)[2]) {
 #pragma unroll
@@ -133,11 +116,6 @@ __device__ __forceinline__ void weigh(float (&result)[COLUMNS][4], const float (
   for (int c = 0; c < COLUMNS; c++)
 #pragma unroll
     for (int e = 0; e < 4; e++) result[c][e] *= keep[e / 2];
-}
-
-// Weights as the left factor of a product, for the keys of two columns of scores.
-__device__ __forceinline__ void weights(u32 (&left)[4], const float (&a)[4], const float (&b)[4]) {
-  left[0] = pack(a[0], a[1]), left[1] = pack(a[2], a[3]), left[2] = pack(b[0], b[1]), left[3] = pack(b[2], b[3]);
 }
 
 // Stores 16 ROW_TILES rows of a warp: results divided by the sums of their weights, and the logarithms of the sums.

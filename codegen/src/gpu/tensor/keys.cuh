@@ -90,3 +90,27 @@ struct Source {
   }
 };
 
+// Scores below HIDDEN are of hidden keys.
+constexpr float HIDDEN = -5e37f, LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
+#define NOTHING __int_as_float(0xff800000) // minus infinity
+
+// The largest of four lanes' numbers; their sum.
+__device__ __forceinline__ float most_of_four(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float sum_of_four(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+// 2 to the power of x.
+__device__ __forceinline__ float power(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Weights as the left factor of a product, for the keys of two columns of scores.
+__device__ __forceinline__ void weights(u32 (&left)[4], const float (&a)[4], const float (&b)[4]) {
+  left[0] = pack(a[0], a[1]), left[1] = pack(a[2], a[3]), left[2] = pack(b[0], b[1]), left[3] = pack(b[2], b[3]);
+}

@@ -6,6 +6,7 @@
 //! the tile alone, and a plan may mix both.
 
 pub mod attention;
+pub mod attention_grad;
 pub mod product;
 mod text;
 pub mod tiles;
@@ -25,6 +26,8 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
     let (text, shared_bytes) = match &launch.blueprint.kernel {
         Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
         Kernel::TensorAttention(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
+        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.shared_bytes(a.dim)),
+        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
         _ => return None,
     };
     let (shared_bytes, units) = (shared_bytes as usize, launch.blueprint.units);

@@ -36,6 +36,8 @@ struct Loader {
   u32 first, count, chunk, line;
 
   __device__ __forceinline__ void tile(u32 to, u32 depth, u32 k) const {
+    // Lines of 24 chunks leave some threads over.
+    if (THREADS % CHUNKS != 0 && line >= STEP) return;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       u32 at = line + i * STEP;
@@ -189,11 +191,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     }
     __syncwarp();
     // Eight columns a lane, so that what is read and written lies side by side.
-    constexpr int LANES = WN / 8;
+    constexpr int LANES = WN / 8, ROWS = 32 / LANES;
 #pragma unroll
-    for (int r = 0; r < 16; r += 32 / LANES) {
+    for (int r = 0; r < 16; r += ROWS) {
       u32 line = r + lane / LANES, row = first_row + warp_m * WM + i * 16 + line, column = first_column + warp_n * WN + lane % LANES * 8;
-      if (row < m && column < n) {
+      // Where a row takes 24 lanes the others have nothing to do.
+      if (lane < LANES * ROWS && row < m && column < n) {
         float x[8];
         take8(strip + line * PITCH + lane % LANES * 8, x);
         store8(buffers, sizes, batch, row, column, int(n - column), x);

@@ -65,12 +65,14 @@ impl Prelude {
             self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}")).collect();
         let names = self.buffers.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
         let fields: Vec<String> = self.buffers.iter().map(|(ty, name)| format!("{ty} {name};")).collect();
-        let (sizes, count) = (self.sizes.next_multiple_of(2), self.buffers.len());
-        self.define("PARAMETERS", format!("{}, __grid_constant__ info_st const info", parameters.join(", ")));
+        let (sizes, count) = (self.sizes.next_multiple_of(2), self.buffers.len().next_multiple_of(2));
+        // Written out: what loads a kernel reads its arguments off the text.
+        let entry = format!("universal({}, __grid_constant__ info_st const info)", parameters.join(", "));
+        self.line(format_args!("typedef unsigned int uint32_t;"));
         self.define("ARGUMENTS", names);
-        self.line(format_args!("struct info_st {{ unsigned scalars_u32[{sizes}]; unsigned static_meta[{count}]; }};"));
+        self.line(format_args!("struct info_st {{ uint32_t scalars_u32[{sizes}]; uint32_t static_meta[{count}]; }};"));
         self.line(format_args!("struct Buffers {{ {} }};", fields.join(" ")));
-        [&[self.text.as_str()], parts].concat().join("\n")
+        [&[self.text.as_str()], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
     }
 }
 

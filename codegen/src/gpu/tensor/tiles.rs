@@ -129,7 +129,9 @@ impl ProductProblem {
     /// The tile: what was chosen by measuring, else what is expected to be fastest; `None` where the target has no tile for it.
     pub fn tile(&self, target: &Target) -> Option<ProductTile> {
         let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target));
-        let cycles = |tile: &ProductTile| self.cycles(target, *tile);
+        // Told apart coarsely, so that a clip of another length takes the same kernels.
+        let class = Self { batches: self.batches.min(2), m: size_class(self.m), n: size_class(self.n), k: size_class(self.k), ..*self };
+        let cycles = |tile: &ProductTile| class.cycles(target, *tile);
         chosen.copied().or_else(|| product_tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
     }
 
@@ -153,6 +155,17 @@ impl ProductProblem {
         let beside = resident(target, tile.shared_bytes(), tile.units());
         let waves = cubes.div_ceil(target.multiprocessors() as u64 * u64::from(beside)) as f64;
         waves * (f64::from(beside) * steps * step + ENDS)
+    }
+}
+
+/// The size that stands for all of a class: one row, a prompt or a short stream, a small clip, and what fills any device.
+fn size_class(n: u64) -> u64 {
+    match n {
+        ..=16 => 16,
+        ..=64 => 64,
+        ..=512 => 512,
+        ..=4096 => 4096,
+        _ => 1 << 17,
     }
 }
 
@@ -183,7 +196,8 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
     let all = [
         group([128, 256], 4),
         group([128, 192], 4),
-        group([128, 128], 3),
+        group([128, 128], 4),
+        group([64, 128], 4),
         mma([128, 256], [2, 4], 3),
         mma([128, 128], [2, 2], 3),
         mma([128, 128], [2, 4], 3),
@@ -233,8 +247,7 @@ impl AttentionProblem {
             AttentionTile { cores, warps_q, row_tiles, warps_k, keys }
         };
         let group = |warps_q, keys| AttentionTile { cores: TensorCores::Wgmma, ..tile(warps_q, 1, 1, keys) };
-        let large =
-            [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
+        let large = [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
         let list: &[AttentionTile] = match (self.queries, self.keys) {
             // Few queries: the warps share the keys.
             (..=16, ..=64) => &[tile(1, 1, 2, 16), tile(1, 1, 1, 16)],
