@@ -147,7 +147,7 @@ impl Engine for CudaEngine {
             fill(&mut stage.bytes.bytes()[..chunk.len()], chunk);
             let at = to.address() + (i * STAGE) as u64;
             // SAFETY: the span has as many bytes as are copied, by its maker; the stage is not touched before `done` has come, and the
-            // stream is waited for before spans and stages are freed.
+            // owner of the spans waits for the stream before it lets go of them and of this engine.
             unsafe { stage.bytes.copy(at, chunk.len(), self.compute()) }?;
             stage.done.mark(self.compute())?;
             stages.push(stage);
@@ -233,17 +233,5 @@ impl Engine for CudaEngine {
 
     fn abandon(&self) {
         self.open.context.lose();
-    }
-}
-
-impl Drop for CudaEngine {
-    /// Staging buffers may still be copied from.
-    fn drop(&mut self) {
-        if !self.stages().is_empty() {
-            let settled = self.compute().settle(&self.watch(Duration::ZERO));
-            if let Err(fault) = settled {
-                tracing::debug!("a plan's last copies failed: {}", fault.problem);
-            }
-        }
     }
 }
