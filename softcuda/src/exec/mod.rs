@@ -13,6 +13,7 @@ mod group;
 mod half;
 mod integer;
 mod matrix;
+mod mma;
 mod product;
 mod proxy;
 mod shadow;
