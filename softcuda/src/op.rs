@@ -400,6 +400,8 @@ pub(crate) struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `maxntid` is exact (`.reqntid`).
     pub exact_threads: bool,
+    /// Blocks can't see each other's work: no atomics on global memory, no clocks.
+    pub independent: bool,
     /// Registers that asynchronous products read and write.
     pub product_registers: Vec<Row>,
 }

@@ -8,7 +8,7 @@ pub(crate) use operand::Arg;
 use operand::argument;
 
 use crate::lex::{Spanned, Token};
-use crate::op::{Class, Inst, Kernel, NONE, Op, Row, Special, Ty, ZERO};
+use crate::op::{Class, Inst, Kernel, NONE, Op, Row, Space, Special, Ty, ZERO};
 use crate::operands::{mark, product_registers};
 use crate::parse::{Cursor, Function, Symbols, declared};
 
@@ -107,6 +107,11 @@ impl<'a> Emit<'a> {
             consts.push((row, u64::from(dynamic_base)));
         }
         consts.sort_unstable();
+        let independent = !emit.code.iter().any(|inst| match inst.op {
+            Op::Atom { space, .. } => space != Space::Shared,
+            Op::Clock { .. } => true,
+            _ => false,
+        });
         let registers = product_registers(&emit.code);
         mark(&mut emit.code, &registers);
         let mut product_registers: Vec<Row> = registers.into_iter().collect();
@@ -124,6 +129,7 @@ impl<'a> Emit<'a> {
             local_bytes: emit.local_top.next_multiple_of(16),
             max_threads: function.max_threads,
             exact_threads: function.exact_threads,
+            independent,
             product_registers,
         })
     }
