@@ -266,6 +266,39 @@ pub(crate) enum Op {
     CpWaitAll,
     /// `fence.proxy.async`: what the thread wrote before is seen by asynchronous readers.
     ProxyFence,
+    MbInit {
+        at: Place,
+        count: Row,
+    },
+    MbInval {
+        at: Place,
+    },
+    MbExpect {
+        at: Place,
+        bytes: Row,
+    },
+    MbArrive {
+        d: Row,
+        at: Place,
+        count: Row,
+        bytes: Row,
+        drop: bool,
+    },
+    MbWait {
+        p: Row,
+        at: Place,
+        state: Row,
+        parity: bool,
+    },
+    MbPending {
+        d: Row,
+        state: Row,
+    },
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        keep: u32,
+    },
     GroupFence,
     GroupCommit,
     GroupWait {
@@ -288,6 +321,37 @@ pub(crate) struct Mma {
     pub a: Box<[Row]>,
     pub b: Box<[Row]>,
     pub c: Box<[Row]>,
+}
+
+/// An address and its space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub addr: Addr,
+    pub space: Space,
+}
+
+/// What a bulk copy moves.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub(crate) enum BulkMove {
+    Linear {
+        shared: Place,
+        global: Place,
+        size: Row,
+    },
+    /// A tile of a tensor that a map describes.
+    Tensor {
+        map: Place,
+        coordinates: Box<[Row]>,
+        shared: Place,
+    },
+}
+
+/// A bulk copy: to shared memory with a barrier that counts its bytes, from it without.
+#[derive(Clone, Debug)]
+pub(crate) struct Bulk {
+    pub what: BulkMove,
+    pub barrier: Option<Place>,
 }
 
 /// The left factor of a product of four warps.
@@ -402,6 +466,8 @@ pub(crate) struct Kernel {
     pub exact_threads: bool,
     /// Blocks can't see each other's work: no atomics on global memory, no clocks.
     pub independent: bool,
+    /// It has bulk copies or barriers in shared memory.
+    pub bulk: bool,
     /// Registers that asynchronous products read and write.
     pub product_registers: Vec<Row>,
 }

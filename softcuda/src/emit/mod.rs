@@ -122,6 +122,7 @@ impl<'a> Emit<'a> {
             Op::Clock { .. } => true,
             _ => false,
         });
+        let bulk = emit.code.iter().any(|inst| matches!(inst.op, Op::Bulk(_) | Op::MbInit { .. }));
         let registers = product_registers(&emit.code);
         mark(&mut emit.code, &registers);
         let mut product_registers: Vec<Row> = registers.into_iter().collect();
@@ -140,6 +141,7 @@ impl<'a> Emit<'a> {
             max_threads: function.max_threads,
             exact_threads: function.exact_threads,
             independent,
+            bulk,
             product_registers,
         })
     }

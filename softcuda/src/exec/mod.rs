@@ -4,6 +4,7 @@ mod access;
 mod alu;
 mod atomic;
 mod barrier;
+mod bulk;
 mod collective;
 mod convert;
 mod copy;
@@ -13,22 +14,26 @@ mod group;
 mod half;
 mod integer;
 mod matrix;
+mod mbarrier;
 mod mma;
 mod product;
 mod proxy;
 mod shadow;
 mod warp;
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::error::Fault;
+use crate::error::{Fault, FaultKind};
 use crate::module::Grid;
 use crate::op::{Kernel, Special};
 use crate::stats::Stats;
 use barrier::Barrier;
+use bulk::Copy;
 use group::Meeting;
+use mbarrier::MBarrier;
 use product::Tile;
 use shadow::Shadow;
 use warp::Warp;
@@ -72,6 +77,11 @@ pub(crate) struct Block<'a> {
     pub meetings: Vec<Meeting>,
     /// Factors of products that some warps of a group have used already.
     pub tiles: Vec<Tile>,
+    pub mbarriers: HashMap<u32, MBarrier>,
+    /// Bulk copies to shared memory that are under way.
+    pub copies: VecDeque<Copy>,
+    /// Something happened that waits for barriers in shared memory may depend on.
+    pub moved: bool,
     pub stats: Stats,
     /// The host has vector and fused multiply-add instructions.
     pub fast: bool,
@@ -167,11 +177,14 @@ impl<'a> Block<'a> {
             ranges,
             recent: vec![(1, 0); kernel.code.len()],
             shared: vec![0; shared_bytes.next_multiple_of(16) as usize],
-            shadow: Shadow::new(shared_bytes, warps),
-            barriers: (0..16).map(|_| Barrier::new(warps)).collect(),
+            shadow: Shadow::new(shared_bytes, warps, kernel.bulk),
+            barriers: (0..16).map(|_| Barrier::new(warps + usize::from(kernel.bulk))).collect(),
             warps: (0..warps).map(|w| Warp::new(kernel, w as u32, threads)).collect(),
             meetings: vec![Meeting::default(); warps.div_ceil(4)],
             tiles: Vec::new(),
+            mbarriers: HashMap::new(),
+            copies: VecDeque::new(),
+            moved: false,
             stats: Stats::default(),
             fast: fast_host(),
             ticks: 0,
@@ -189,6 +202,8 @@ impl<'a> Block<'a> {
         self.shadow.reset();
         self.meetings.fill(Meeting::default());
         self.tiles.clear();
+        self.mbarriers.clear();
+        self.copies.clear();
         for barrier in &mut self.barriers {
             barrier.reset();
         }
@@ -229,15 +244,18 @@ impl<'a> Block<'a> {
     }
 
     fn run(&mut self) -> Result<(), Located> {
+        // Waits for barriers in shared memory are loops, which may also count how often they tried.
+        let mut idle = 0;
         loop {
             let mut progress = false;
             for w in 0..self.warps.len() {
                 if self.warps[w].candidates() == 0 {
                     continue;
                 }
-                progress = true;
+                self.moved = false;
                 let mut warp = std::mem::take(&mut self.warps[w]);
                 let result = self.run_warp(&mut warp);
+                progress |= self.moved || warp.polling == 0 || warp.candidates() & !warp.polling != 0;
                 self.warps[w] = warp;
                 if let Err((pc, fault)) = result {
                     return Err(self.locate(w, pc, fault));
@@ -248,9 +266,18 @@ impl<'a> Block<'a> {
                 Err((w, pc, fault)) => return Err(self.locate(w, pc, fault)),
             }
             if self.warps.iter().all(|w| w.alive() == 0) {
+                if let Some(copy) = self.copies.front() {
+                    let message = "the block ends while a bulk copy to its shared memory is under way";
+                    let fault = Fault::new(FaultKind::PendingCopy, copy.lane as u32, message);
+                    return Err(self.locate(copy.warp, copy.pc, fault));
+                }
                 return Ok(());
             }
-            if !progress {
+            if !progress && self.land() {
+                continue;
+            }
+            idle = if progress { 0 } else { idle + 1 };
+            if idle > 100 || idle > 0 && self.warps.iter().all(|w| w.polling == 0) {
                 let (w, pc, fault) = self.stuck();
                 return Err(self.locate(w, pc, fault));
             }
