@@ -14,7 +14,7 @@ pub(crate) enum Arg<'a> {
     Pair(Box<Arg<'a>>, Box<Arg<'a>>),
     Vector(Vec<Arg<'a>>),
     /// Base, offset, and what else stands between the brackets (coordinates of bulk copies).
-    Memory(Box<Arg<'a>>, i64, #[allow(dead_code)] Vec<Arg<'a>>),
+    Memory(Box<Arg<'a>>, i64, Vec<Arg<'a>>),
     Paren(Vec<Arg<'a>>),
 }
 
