@@ -1,6 +1,5 @@
 //! `cp.async`: copies happen when their thread waits for them, never earlier, so that a missing wait shows.
 
-use super::access::{read, write};
 use super::shadow::Access;
 use super::warp::Warp;
 use super::{Block, bits, lanes};
@@ -86,13 +85,12 @@ impl Block<'_> {
             if let Err((kind, message)) = self.shadow.touch(w.id, lane, p.dst, u32::from(p.size), Access::End) {
                 broken = Some(Fault::new(kind, lane as u32, message));
             }
-            for i in 0..u32::from(p.size) {
-                // SAFETY: both sides were checked when the copy was issued, and nothing was freed since.
-                unsafe {
-                    let value = if i < u32::from(p.given) { read((p.src + u64::from(i)) as *const u8, 1) } else { 0 };
-                    write(self.shared.as_mut_ptr().add((p.dst + i) as usize), 1, value);
-                }
-            }
+            let (given, size) = (usize::from(p.given), usize::from(p.size));
+            let target = &mut self.shared[p.dst as usize..][..size];
+            // SAFETY: the source was checked when the copy was issued, and nothing was freed since; the target is
+            // memory of this block.
+            unsafe { std::ptr::copy_nonoverlapping(p.src as *const u8, target.as_mut_ptr(), given) };
+            target[given..].fill(0);
             false
         });
         w.pending = rest;

@@ -213,13 +213,13 @@ impl<'a> Block<'a> {
         };
         let right = read(w.row(mma.b)[0])?.chunks(mma.turn_b, 0, mma.n);
         self.shadow.horizon(w.id);
-        for at in left.iter().chain(&right) {
-            if at + 16 > self.shadow.bytes {
-                let message =
-                    format!("wgmma reads 16 bytes at {at} of shared memory; the block has {}", self.shadow.bytes);
+        for places in [&left, &right] {
+            if let Some(at) = places.iter().find(|at| **at + 16 > self.shadow.bytes) {
+                let all = self.shadow.bytes;
+                let message = format!("wgmma reads 16 bytes at {at} of shared memory; the block has {all}");
                 return Err(Fault::new(FaultKind::SharedRange, 0, message));
             }
-            self.shadow.product_begins(w.id, *at).map_err(|(kind, m)| Fault::new(kind, 0, format!("wgmma: {m}")))?;
+            self.shadow.product_begins(w.id, places).map_err(|(kind, m)| Fault::new(kind, 0, format!("wgmma: {m}")))?;
         }
         self.stats.matrix_ops += u64::from(mma.n) * 256;
         w.products.flights.push_back(Flight { mma, number, group: None, start, a, left, right });
@@ -242,9 +242,8 @@ impl<'a> Block<'a> {
 
     fn finish(&mut self, w: &mut Warp<'a>, mut flight: Flight<'a>) {
         let (mma, n) = (flight.mma, flight.mma.n as usize);
-        for at in flight.left.iter().chain(&flight.right) {
-            self.shadow.product_ends(w.id, *at);
-        }
+        self.shadow.product_ends(w.id, &flight.left);
+        self.shadow.product_ends(w.id, &flight.right);
         let kind = if mma.ty == Ty::F16 { Kind::F16 } else { Kind::Bf16 };
         let mut a = [[0f32; 16]; 16];
         match &flight.a {

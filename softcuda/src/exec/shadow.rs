@@ -5,21 +5,25 @@
 
 use crate::error::FaultKind;
 
-const WRITTEN: u8 = 1;
+pub(super) const WRITTEN: u8 = 1;
 const ATOMIC: u8 = 2;
-const PENDING: u8 = 4;
-const SPLIT: u8 = 8;
+pub(super) const PENDING: u8 = 4;
+pub(super) const SPLIT: u8 = 8;
+/// The word belongs to an `mbarrier`.
+pub(super) const BARRIER: u8 = 16;
+/// A bulk copy wrote it.
+pub(super) const COPIED: u8 = 32;
 
 #[derive(Clone, Copy, Default)]
-struct Cell {
+pub(super) struct Cell {
     /// Warps that read it since it was written.
-    readers: u32,
+    pub readers: u32,
     /// Clock of the writer.
-    clock: u32,
-    writer: u8,
-    flags: u8,
+    pub clock: u32,
+    pub writer: u8,
+    pub flags: u8,
     /// Lane of the writer.
-    lane: u8,
+    pub lane: u8,
 }
 
 /// Kinds of access.
@@ -37,30 +41,37 @@ pub(crate) enum Access {
 /// The shadow of a block's shared memory.
 pub(crate) struct Shadow {
     pub bytes: u32,
-    warps: usize,
-    words: Vec<Cell>,
-    word_reads: Vec<u32>,
-    narrow: Vec<Cell>,
-    narrow_reads: Vec<u32>,
+    pub(super) warps: usize,
+    /// Stands for bulk copies among the warps.
+    pub(super) copier: Option<usize>,
+    pub(super) words: Vec<Cell>,
+    /// `word_reads[w * words + i]`: the clock at which warp `w` read word `i`.
+    pub(super) word_reads: Vec<u32>,
+    pub(super) narrow: Vec<Cell>,
+    pub(super) narrow_reads: Vec<u32>,
     /// `clocks[a * warps + b]`: the last clock of warp `b` that warp `a` is ordered after.
     pub clocks: Vec<u32>,
-    /// Asynchronous products under way that read each word; empty before the first.
-    products: Vec<u16>,
+    /// Asynchronous products under way that read each 16 bytes; empty before the first.
+    pub(super) products: Vec<u16>,
     /// Per warp: the clocks at which it executed `fence.proxy.async`, and the lanes that did not.
-    shown: Vec<Vec<(u32, u32)>>,
+    pub(super) shown: Vec<Vec<(u32, u32)>>,
     /// For the warp that issues products: the last clock of each warp whose writes it may read asynchronously.
-    horizons: Vec<u32>,
+    pub(super) horizons: Vec<u32>,
 }
 
 /// A broken rule: which, what happened.
 pub(crate) type Broken = (FaultKind, String);
 
 impl Shadow {
-    pub fn new(bytes: u32, warps: usize) -> Shadow {
+    /// `copies`: bulk copies take part as one more warp, the last.
+    pub fn new(bytes: u32, warps: usize, copies: bool) -> Shadow {
+        let copier = copies.then_some(warps);
+        let warps = warps + usize::from(copies);
         let words = bytes.div_ceil(4) as usize;
         let mut shadow = Shadow {
             bytes,
             warps,
+            copier,
             words: vec![Cell::default(); words],
             word_reads: vec![0; words * warps],
             narrow: Vec::new(),
@@ -108,156 +119,127 @@ impl Shadow {
             self.unread(at, size)?;
         }
         if at & 3 == 0 && size & 3 == 0 {
-            for word in at / 4..(at + size) / 4 {
-                let i = word as usize;
-                if self.words[i].flags & SPLIT == 0 {
-                    let own = w as usize * self.warps;
-                    // Read before by this warp at this clock, and not written since: nothing new to learn.
-                    if access == Access::Read
-                        && self.words[i].readers >> w & 1 != 0
-                        && self.word_reads[i * self.warps + w as usize] == self.clocks[own + w as usize]
-                    {
-                        continue;
-                    }
-                    let clocks = &self.clocks[own..own + self.warps];
-                    let reads = &mut self.word_reads[i * self.warps..][..self.warps];
-                    check(&mut self.words[i], reads, (w, lane), clocks, access).map_err(|b| at_byte(b, word * 4))?;
-                } else {
-                    for byte in word * 4..word * 4 + 4 {
-                        self.narrow(w, lane, byte, access)?;
-                    }
-                    if access != Access::Read && access != Access::Atomic {
-                        self.words[i] = self.narrow[i * 4];
-                        self.words[i].flags &= !SPLIT;
-                    }
-                }
+            let (from, to) = (at as usize / 4, (at + size) as usize / 4);
+            let done = match access {
+                Access::Read => self.read_words(w, from, to),
+                Access::Atomic => false,
+                _ => self.write_words(w, lane, from, to, access),
+            };
+            if done {
+                return Ok(());
             }
-            return Ok(());
         }
-        if self.narrow.is_empty() {
+        self.touch_slowly(w, lane, at, size, access)
+    }
+
+    /// Records a read of whole words in the common case; `false` leaves it to the full check.
+    #[inline]
+    fn read_words(&mut self, w: u32, from: usize, to: usize) -> bool {
+        let clocks = &self.clocks[w as usize * self.warps..][..self.warps];
+        let own = clocks[w as usize];
+        let reads = &mut self.word_reads[w as usize * self.words.len()..][from..to];
+        for (cell, read) in self.words[from..to].iter_mut().zip(reads) {
+            let ordered = u32::from(cell.writer) == w || clocks[cell.writer as usize] >= cell.clock;
+            if cell.flags & (WRITTEN | PENDING | SPLIT) != WRITTEN || !ordered {
+                return false;
+            }
+            cell.readers |= 1 << w;
+            *read = own;
+        }
+        true
+    }
+
+    /// Records a write of whole words in the common case; `false` leaves it to the full check.
+    #[inline]
+    fn write_words(&mut self, w: u32, lane: usize, from: usize, to: usize, access: Access) -> bool {
+        let clocks = &self.clocks[w as usize * self.warps..][..self.warps];
+        let mut readers = 0;
+        for cell in &self.words[from..to] {
+            let pending = cell.flags & PENDING != 0 && access != Access::End;
+            let ordered = u32::from(cell.writer) == w || clocks[cell.writer as usize] >= cell.clock;
+            if cell.flags & (SPLIT | BARRIER) != 0 || pending || !ordered {
+                return false;
+            }
+            readers |= cell.readers;
+        }
+        readers &= !(1 << w);
+        while readers != 0 {
+            let u = readers.trailing_zeros() as usize;
+            readers &= readers - 1;
+            // Reads before the last write may be found here too; the full check knows better.
+            if self.word_reads[u * self.words.len()..][from..to].iter().any(|read| *read > clocks[u]) {
+                return false;
+            }
+        }
+        let flags = if access == Access::Begin { PENDING } else { WRITTEN };
+        let cell = Cell { readers: 0, clock: clocks[w as usize], writer: w as u8, flags, lane: lane as u8 };
+        self.words[from..to].fill(cell);
+        true
+    }
+
+    #[cold]
+    fn touch_slowly(&mut self, w: u32, lane: usize, at: u32, size: u32, access: Access) -> Result<(), Broken> {
+        let whole = at & 3 == 0 && size & 3 == 0;
+        if !whole && self.narrow.is_empty() {
             self.narrow = vec![Cell::default(); self.words.len() * 4];
             self.narrow_reads = vec![0; self.words.len() * 4 * self.warps];
         }
-        for byte in at..at + size {
-            let i = byte as usize / 4;
-            if self.words[i].flags & SPLIT == 0 {
-                let reads = i * self.warps;
+        let own = w as usize * self.warps;
+        let words = self.words.len();
+        for word in at / 4..(at + size).div_ceil(4) {
+            let i = word as usize;
+            let split = self.words[i].flags & SPLIT != 0;
+            if whole && !split {
+                let clocks = &self.clocks[own..own + self.warps];
+                let reads = Reads { of: &mut self.word_reads, step: words, at: i };
+                check(&mut self.words[i], reads, (w, lane), clocks, access).map_err(|b| at_byte(b, word * 4))?;
+                continue;
+            }
+            if !split {
                 for b in i * 4..i * 4 + 4 {
                     self.narrow[b] = self.words[i];
-                    self.narrow_reads[b * self.warps..][..self.warps]
-                        .copy_from_slice(&self.word_reads[reads..reads + self.warps]);
+                    for u in 0..self.warps {
+                        self.narrow_reads[u * words * 4 + b] = self.word_reads[u * words + i];
+                    }
                 }
                 self.words[i].flags |= SPLIT;
             }
-            self.narrow(w, lane, byte, access)?;
-        }
-        Ok(())
-    }
-
-    fn narrow(&mut self, w: u32, lane: usize, byte: u32, access: Access) -> Result<(), Broken> {
-        let i = byte as usize;
-        let own = w as usize * self.warps;
-        let clocks = &self.clocks[own..own + self.warps];
-        let reads = &mut self.narrow_reads[i * self.warps..][..self.warps];
-        check(&mut self.narrow[i], reads, (w, lane), clocks, access).map_err(|b| at_byte(b, byte))
-    }
-}
-
-impl Shadow {
-    /// The lanes of `mask` show what they wrote so far to asynchronous readers that are ordered after this.
-    pub fn show(&mut self, w: u32, mask: u32, alive: u32) {
-        let clock = self.clocks[w as usize * self.warps + w as usize];
-        self.shown[w as usize].push((clock, alive & !mask));
-        self.tick(w as usize);
-    }
-
-    /// Prepares for products that warp `w` issues: finds the last fence of each warp that it is ordered after.
-    pub fn horizon(&mut self, w: u32) {
-        if self.products.is_empty() {
-            self.products = vec![0; self.words.len()];
-        }
-        for (u, slot) in self.horizons.iter_mut().enumerate() {
-            let seen = self.clocks[w as usize * self.warps + u];
-            let list = &self.shown[u];
-            let before = &list[..list.partition_point(|(clock, _)| *clock < seen)];
-            *slot = before.iter().rev().find(|(_, missing)| *missing == 0).map_or(0, |(clock, _)| *clock);
-        }
-    }
-
-    /// A product of warp `w` begins to read the 16 bytes at `at`, which are in range.
-    pub fn product_begins(&mut self, w: u32, at: u32) -> Result<(), Broken> {
-        self.touch(w, 0, at, 16, Access::Read)?;
-        for word in at / 4..at / 4 + 4 {
-            let i = word as usize;
-            self.products[i] += 1;
-            if self.words[i].flags & SPLIT == 0 {
-                self.visible(w, &self.words[i], word * 4)?;
-            } else {
-                for byte in word * 4..word * 4 + 4 {
-                    self.visible(w, &self.narrow[byte as usize], byte)?;
-                }
+            for byte in (word * 4).max(at)..(word * 4 + 4).min(at + size) {
+                let clocks = &self.clocks[own..own + self.warps];
+                let reads = Reads { of: &mut self.narrow_reads, step: words * 4, at: byte as usize };
+                check(&mut self.narrow[byte as usize], reads, (w, lane), clocks, access)
+                    .map_err(|b| at_byte(b, byte))?;
             }
-        }
-        Ok(())
-    }
-
-    fn visible(&self, w: u32, cell: &Cell, byte: u32) -> Result<(), Broken> {
-        let writer = cell.writer as usize;
-        if cell.clock <= self.horizons[writer] {
-            return Ok(());
-        }
-        let seen = self.clocks[w as usize * self.warps + writer];
-        let lane = u32::from(cell.lane);
-        let shown = self.shown[writer]
-            .iter()
-            .any(|(clock, missing)| cell.clock <= *clock && *clock < seen && missing >> lane & 1 == 0);
-        if shown {
-            return Ok(());
-        }
-        let message = format!(
-            "what warp {writer} wrote was not shown by a fence.proxy.async of lane {lane} before the barrier (shared byte \
-             {byte})"
-        );
-        Err((FaultKind::ProxyFence, message))
-    }
-
-    /// A product of warp `w` has read the 16 bytes at `at`.
-    pub fn product_ends(&mut self, w: u32, at: u32) {
-        let own = self.clocks[w as usize * self.warps + w as usize];
-        for word in at as usize / 4..at as usize / 4 + 4 {
-            self.products[word] -= 1;
-            if self.words[word].flags & SPLIT == 0 {
-                self.words[word].readers |= 1 << w;
-                self.word_reads[word * self.warps + w as usize] = own;
-            } else {
-                for byte in word * 4..word * 4 + 4 {
-                    self.narrow[byte].readers |= 1 << w;
-                    self.narrow_reads[byte * self.warps + w as usize] = own;
-                }
-            }
-        }
-    }
-
-    /// Fails if a product under way reads any of the bytes.
-    fn unread(&self, at: u32, size: u32) -> Result<(), Broken> {
-        for word in at / 4..(at + size).div_ceil(4) {
-            if self.products[word as usize] != 0 {
-                let message = "write to shared memory that a wgmma under way reads";
-                return Err(at_byte((FaultKind::PendingProduct, message.into()), word * 4));
+            // A write of the whole word makes it one again.
+            if whole && access != Access::Read && access != Access::Atomic {
+                self.words[i] = self.narrow[i * 4];
+                self.words[i].flags &= !SPLIT;
             }
         }
         Ok(())
     }
 }
 
-fn at_byte(broken: Broken, byte: u32) -> Broken {
+/// The clocks at which warps read one cell.
+struct Reads<'a> {
+    of: &'a mut [u32],
+    step: usize,
+    at: usize,
+}
+
+impl Reads<'_> {
+    fn by(&mut self, warp: usize) -> &mut u32 {
+        &mut self.of[warp * self.step + self.at]
+    }
+}
+
+pub(super) fn at_byte(broken: Broken, byte: u32) -> Broken {
     (broken.0, format!("{} (shared byte {byte})", broken.1))
 }
 
-#[inline]
 fn check(
     cell: &mut Cell,
-    reads: &mut [u32],
+    mut reads: Reads,
     (w, lane): (u32, usize),
     clocks: &[u32],
     access: Access,
@@ -266,6 +248,9 @@ fn check(
     if access == Access::End {
         *cell = Cell { readers: 0, clock: own, writer: w as u8, flags: WRITTEN, lane: lane as u8 };
         return Ok(());
+    }
+    if cell.flags & BARRIER != 0 {
+        return Err((FaultKind::Trap, "access to the bytes of an mbarrier".into()));
     }
     if cell.flags & PENDING != 0 {
         let what = match access {
@@ -284,12 +269,16 @@ fn check(
                 "read of shared memory that was never written in this block".into(),
             ));
         }
+        if !ordered && cell.flags & COPIED != 0 {
+            let message = format!("data race: warp {w} reads what a bulk copy wrote without waiting for its mbarrier");
+            return Err((FaultKind::Race, message));
+        }
         if !ordered {
             let message = format!("data race: warp {w} reads what warp {writer} wrote without a barrier between");
             return Err((FaultKind::Race, message));
         }
         cell.readers |= 1 << w;
-        reads[w as usize] = own;
+        *reads.by(w as usize) = own;
         return Ok(());
     }
     if !ordered && !(access == Access::Atomic && cell.flags & ATOMIC != 0) {
@@ -300,7 +289,7 @@ fn check(
     while others != 0 {
         let u = others.trailing_zeros() as usize;
         others &= others - 1;
-        if clocks[u] < reads[u] {
+        if clocks[u] < *reads.by(u) {
             let message = format!("data race: warp {w} writes what warp {u} read without a barrier between");
             return Err((FaultKind::Race, message));
         }
