@@ -9,9 +9,10 @@ use ccl_ir::{Binding, Plan};
 use rayon::prelude::*;
 
 use super::device::Open;
-use super::driver::{Allocation, Event, Graph, Pinned, Stream};
+use super::driver::{Allocation, Pinned};
 use super::flow::Flow;
 use super::kernels::{self, Launch, Lowered};
+use super::stream::{Event, Graph, Stream};
 use crate::error::RuntimeError;
 use crate::gpu::engine::{Bound, Engine, Facts, Steps};
 use crate::gpu::fault::{Fault, Watch};
