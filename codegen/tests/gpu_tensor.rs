@@ -158,6 +158,8 @@ fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, inputs: &[Buffe
 fn products_agree_with_the_reference() {
     let soft = Soft::new();
     let mut seen = BTreeSet::new();
+    // How the left factor lies: as it is written, column by column, or with its elements apart.
+    let (plain, turned, apart) = (0, 1, 3);
     let mut cases = Vec::new();
     for (number, cores) in [(80, TensorCores::Mma), (90, TensorCores::Wgmma)].into_iter().enumerate() {
         let target = target(cores.0);
@@ -167,22 +169,22 @@ fn products_agree_with_the_reference() {
             let [bm, bn] = tile.sides.map(|s| s as usize);
             // Beyond a tile on all sides, and neither a whole number of tiles nor of eights.
             let sizes = [bm + 9, bn + 24, 136];
-            cases.push((target.clone(), *tile, linear(half, sizes, true), false));
-            cases.push((target.clone(), *tile, linear(half, [bm / 2 + 1, bn - 3, 67], true), false));
-            cases.push((target.clone(), *tile, mat_mul(half, [2, 40, 72, 80], false, Some(DType::F32)), false));
-            cases.push((target.clone(), *tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, None), true));
-            cases.push((target.clone(), *tile, mat_mul(half, [1, 50, 36, 90], true, None), true));
+            cases.push((target.clone(), *tile, linear(half, sizes, true), plain));
+            cases.push((target.clone(), *tile, linear(half, [bm / 2 + 1, bn - 3, 67], true), plain));
+            cases.push((target.clone(), *tile, mat_mul(half, [2, 40, 72, 80], false, Some(DType::F32)), apart));
+            cases.push((target.clone(), *tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, None), turned));
+            cases.push((target.clone(), *tile, mat_mul(half, [1, 50, 36, 90], true, None), turned));
         }
     }
-    for (number, (mut target, tile, sample, turned)) in cases.into_iter().enumerate() {
+    for (number, (mut target, tile, sample, step)) in cases.into_iter().enumerate() {
         let mut call = call(&sample);
-        if turned {
-            // The left factor lies column by column, as tokens do for the gradient of a weight.
+        if step > 0 {
+            // Column by column, as tokens lie for the gradient of a weight; or heads between, as weights of attention lie.
             let o = &mut call.inputs[0];
             let [m, k] = [o.ty.shape[1], o.ty.shape[2]];
-            o.strides = vec![(m * k) as u64, 1, m as u64];
+            o.strides = vec![(m * k) as u64 * step, step, m as u64 * step];
         }
-        let name = format!("{tile:?} {:?} turned {turned}", sample.inputs);
+        let name = format!("{tile:?} {:?} step {step}", sample.inputs);
         let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
         target.choices.choose(&problem, ProblemTile::Product(tile));
         match agrees(&soft, &target, &name, &call, &inputs_of(&sample, &call, number as u64)).remove(0) {
