@@ -183,8 +183,9 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
 /// Whether tensor cores can do it: heads of a width that they take, operands of half precision whose rows are aligned.
 pub(super) fn on_tensor_cores(call: &Call, target: &Target, sources: usize, dim: usize) -> bool {
     let aligned = |o: &Operand| {
-        let outer = &o.strides[..o.strides.len() - 1];
-        o.ty.dtype.is_half() && o.offset % 8 == 0 && outer.iter().all(|s| s % 8 == 0)
+        let rows = o.ty.shape.iter().zip(&o.strides).take(o.ty.rank() - 1);
+        // Of a dimension of one element the stride says nothing.
+        o.ty.dtype.is_half() && o.offset % 8 == 0 && rows.into_iter().all(|(&n, s)| n == 1 || s % 8 == 0)
     };
     !target.tensor_cores().is_empty() && [16, 32, 64, 128].contains(&dim) && call.inputs[..sources].iter().all(aligned)
 }

@@ -40,7 +40,7 @@ pub struct Factor {
     pub slot: Slot,
     /// Whether neighbours in memory are neighbours along the depth; else along rows (or columns).
     pub along: bool,
-    /// How many neighbours are sure to be aligned together: 8, 4, 2 or 1.
+    /// How many neighbours are sure to be aligned together: 8, 4, 2 or 1; 0 where elements along the depth are apart.
     pub align: u32,
 }
 
