@@ -40,6 +40,13 @@ fn a_training_leaves_models_metrics_and_a_picture() {
     assert_eq!(entries(&out), [".lock", "loss.svg", "metrics.jsonl", "step-000008", "step-000012"]);
     let names = ["config.json", "ema", "model.safetensors", "optimiser.safetensors", "train.json"];
     assert_eq!(entries(&out.join("step-000012")), names);
+    // Each parameter has the number of its own steps: those of the tasks that it has a gradient in.
+    let moments = tensors::read(&out.join("step-000012/optimiser.safetensors"));
+    let parameters = tensors::read(&out.join("step-000012/model.safetensors"));
+    let counts: Vec<f32> = parameters.keys().map(|p| moments[&format!("adam.count.{p}")].data[0]).collect();
+    assert!(counts.iter().all(|n| n.fract() == 0.0 && (0.0..=12.0).contains(n)), "{counts:?}");
+    assert!(counts.contains(&12.0) && counts.iter().any(|n| *n < 12.0), "{counts:?}");
+    assert_eq!(moments.len(), 3 * parameters.len(), "two moments and a count");
     let lines: Vec<&str> = run.stderr.lines().filter(|l| l.starts_with("step ")).collect();
     assert!(
         lines.iter().any(|l| l.contains("joint.video ") && l.contains(" tokens/s") && l.ends_with(" left")),

@@ -142,47 +142,50 @@ fn turning_back_undoes_a_turn() {
     }
 }
 
-/// The optimiser for `n` numbers of group 1.
-fn adam_w(n: usize) -> Sample<Op> {
+/// The optimiser for `n` numbers of group 1, with an average or without.
+fn adam_w(n: usize, average: bool) -> Sample<Op> {
     let op = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.01, group: 1 };
-    sample(op, &[&[n], &[n], &[n], &[], &[n], &[2], &[]]).positive([2, 3])
+    let shapes: [&[usize]; 9] = [&[n], &[n], &[n], &[], &[n], &[2], &[], &[n], &[]];
+    sample(op, if average { &shapes } else { &shapes[..7] }).positive([2, 3])
 }
 
 #[test]
 fn the_optimiser_over_many_chunks() {
     for n in [0, 1, 15, 17, 50_000] {
-        check(&adam_w(n));
+        check(&adam_w(n, false));
+        check(&adam_w(n, true));
     }
 }
 
 #[test]
 fn a_minimum_is_found_in_place() {
-    let sample = adam_w(1000);
+    let sample = adam_w(1000, true);
     let types: Vec<&TensorType> = sample.inputs.iter().collect();
     let outputs = sample.op.infer(&types).unwrap();
     let mut values = inputs(&sample, |_| Layout::Dense);
     let store = |i: usize, numbers: &[f64]| Memory::store(&sample.inputs[i], Layout::Dense, numbers);
     let target: Vec<f64> = (0..1000).map(|i| f64::from(i % 7) / 4.0).collect();
-    (values[1], values[2], values[3]) = (store(1, &[0.0; 1000]), store(2, &[0.0; 1000]), store(3, &[0.0]));
-    (values[5], values[6]) = (store(5, &[9.0, 0.05]), store(6, &[0.5]));
+    (values[1], values[2]) = (store(1, &[0.0; 1000]), store(2, &[0.0; 1000]));
+    (values[5], values[6], values[8]) = (store(5, &[9.0, 0.05]), store(6, &[0.5]), store(8, &[0.1]));
     let (mut slow, steps) = (values.clone(), 300);
     for step in 0..steps {
         // The gradient of half the squared distance.
         for values in [&mut values, &mut slow] {
             let g: Vec<f64> = values[0].values().iter().zip(&target).map(|(p, t)| p - t).collect();
-            values[4] = store(4, &g);
+            (values[3], values[4]) = (store(3, &[f64::from(step + 1)]), store(4, &g));
         }
-        let all = [(0, 0), (1, 1), (2, 2), (3, 3)];
-        for (i, next) in run_over(&sample.op, &values, &outputs, &all, 3).unwrap().into_iter().enumerate() {
+        let all = [(0, 0), (1, 1), (2, 2), (3, 7)];
+        for ((_, i), next) in all.into_iter().zip(run_over(&sample.op, &values, &outputs, &all, 3).unwrap()) {
             values[i] = next;
         }
-        for (i, next) in run(&sample.op, &slow, &outputs, None, 1).unwrap().into_iter().enumerate() {
+        for ((_, i), next) in all.into_iter().zip(run(&sample.op, &slow, &outputs, None, 1).unwrap()) {
             slow[i] = next;
         }
-        assert!((0..4).all(|i| values[i].bytes() == slow[i].bytes()), "step {step} differs in place");
+        assert!(all.iter().all(|&(_, i)| values[i].bytes() == slow[i].bytes()), "step {step} differs in place");
     }
-    assert_eq!(values[3].values(), [f64::from(steps)]);
-    let worst = values[0].values().iter().zip(&target).map(|(p, t)| (p - t).abs()).fold(0.0, f64::max);
-    assert!(worst < 0.1, "{worst} from the minimum");
+    for (what, i) in [("the parameter", 0), ("its average", 7)] {
+        let worst = values[i].values().iter().zip(&target).map(|(p, t)| (p - t).abs()).fold(0.0, f64::max);
+        assert!(worst < 0.1, "{what} is {worst} from the minimum");
+    }
     assert_eq!(sample.op.name(), AdamW::NAME);
 }

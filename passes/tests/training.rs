@@ -117,7 +117,8 @@ fn updates_are_in_place_and_share_one_layout() {
             }
             let adam = plan.calls(Binding::Epilogue).iter().filter(|c| matches!(c.op, Op::AdamW(_)));
             for call in adam {
-                for (input, output) in call.inputs.iter().zip(&call.outputs) {
+                for (o, output) in call.outputs.iter().enumerate() {
+                    let input = &call.inputs[call.op.updates(o).expect("an update")];
                     let at = |place| match place {
                         Place::Buffer(b) => &plan.buffers[b as usize],
                         Place::Weight(_) => panic!("{}: a weight", call.at),
@@ -129,6 +130,35 @@ fn updates_are_in_place_and_share_one_layout() {
         }
         // Between them the tasks read every state: nothing is kept in vain.
         assert_eq!(offsets.len(), table.len());
+    }
+}
+
+/// A parameter, its moments and its average go through one call, and the steps of all are counted by one more. What has no gradient is averaged alone.
+#[test]
+fn an_update_is_one_call_for_each_parameter() {
+    let config = small("");
+    for (task, alone) in [(Task::Joint, false), (Task::T2av, true), (Task::A2v, true)] {
+        for average in [true, false] {
+            let optimiser = Optimiser { average, ..optimiser(&config, true) };
+            let trained = optimiser.parameters.len();
+            let training = Training { optimiser: Some(optimiser), ..Training::default() };
+            let plan = plan(&config, task, &Options { training: Some(training), ..Options::default() });
+            let calls = plan.calls(Binding::Epilogue);
+            let of = |mark: &str| calls.iter().filter(|c| c.at.starts_with(mark)).collect::<Vec<_>>();
+            let steps = calls.iter().filter(|c| matches!(c.op, Op::AdamW(_))).count();
+            let (counting, averaged) = (of("adam/count"), of("ema/"));
+            println!("{task}: {} calls: {steps} steps, {} averages alone", calls.len(), averaged.len());
+            assert_eq!(counting.len(), 1, "{task}");
+            assert_eq!(counting[0].outputs[0].ty, TensorType::f32([trained]));
+            assert_eq!(calls.len(), steps + averaged.len() + 1, "{task}: nothing else is left");
+            assert_eq!(averaged.len(), if average { trained - steps } else { 0 }, "{task}");
+            assert_eq!(steps < trained, alone, "{task}");
+            for call in calls.iter().filter(|c| matches!(c.op, Op::AdamW(_))) {
+                assert_eq!(call.outputs.len(), if average { 4 } else { 3 }, "{}", call.at);
+                let bytes: u64 = call.inputs.iter().chain(&call.outputs).map(|o| o.ty.bytes()).sum();
+                assert_eq!(call.work().bytes, bytes, "{}", call.at);
+            }
+        }
     }
 }
 

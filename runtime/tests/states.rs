@@ -19,23 +19,25 @@ fn adam() -> AdamW {
 }
 
 /// The table of states: what one plan updates, what both read, what one has for itself.
-fn table() -> [(&'static str, TensorType); 5] {
+fn table() -> [(&'static str, TensorType); 6] {
     let of = || TensorType::f32([N]);
-    [("first", of()), ("p", of()), ("m", of()), ("v", of()), ("count", TensorType::f32([]))]
+    [("first", of()), ("p", of()), ("m", of()), ("v", of()), ("average", of()), ("count", TensorType::f32([]))]
 }
 
-/// The step gives `g = x p`; the epilogue updates `p` by it.
+/// The step gives `g = x p`; the epilogue counts, and updates `p` and its average by it.
 fn learning() -> Arc<Plan> {
     let mut b = Builder::new();
     let [first, rest @ ..] = table();
     b.skip_state(&first.1);
-    let [p, m, v, count] = rest.map(|(name, ty)| b.state(name, ty));
+    let [p, m, v, average, count] = rest.map(|(name, ty)| b.state(name, ty));
     let x = b.input("x", TensorType::f32([N]), Binding::Step);
     let rates = b.input("rates", TensorType::f32([2]), Binding::Epilogue);
     let scale = b.input("scale", TensorType::f32([]), Binding::Epilogue);
+    let [way, one] = ["way", "one"].map(|name| b.input(name, TensorType::f32([]), Binding::Epilogue));
     let g = b.call(Binding::Step, true, "g", mul(), &[&x, &p]);
     b.output("g", &g, Binding::Step);
-    b.update(Binding::Epilogue, "adam/p", adam(), &[&p, &m, &v, &count, &g, &rates, &scale], 4);
+    let t = b.update(Binding::Epilogue, "count", add(), &[&count, &one]).remove(0);
+    b.update(Binding::Epilogue, "adam/p", adam(), &[&p, &m, &v, &t, &g, &rates, &scale, &average, &way]);
     b.build()
 }
 
@@ -65,7 +67,8 @@ fn close(have: &HostTensor, want: &[f64], what: &str) {
 #[test]
 fn what_one_plan_updates_another_reads() -> Outcome {
     let number = |x: f32| HostTensor::f32([], vec![x]);
-    let settings = tensors(&[("rates", HostTensor::f32([2], vec![0.5, 0.01])), ("scale", number(0.25))]);
+    let rates = HostTensor::f32([2], vec![0.5, 0.01]);
+    let settings = tensors(&[("rates", rates), ("scale", number(0.25)), ("way", number(0.5)), ("one", number(1.0))]);
     let x = ramp(&[N]);
     for backend in backends()? {
         let mut learner = Learner::new(backend.as_ref(), plans())?;
@@ -81,18 +84,21 @@ fn what_one_plan_updates_another_reads() -> Outcome {
         let vector = |data: Vec<f64>| Tensor { shape: vec![data.len()], data };
         let scalar = |x: f64| Tensor { shape: Vec::new(), data: vec![x] };
         let p = vector(start.iter().map(|&x| f64::from(x)).collect());
-        let mut want = vec![p, vector(vec![0.0; N]), vector(vec![0.0; N]), scalar(0.0)];
-        let (rates, scale) = (vector(double(&settings["rates"])), scalar(0.25));
-        for _ in 0..3 {
+        let mut want = vec![p, vector(vec![0.0; N]), vector(vec![0.0; N]), vector(vec![0.0; N])];
+        let (rates, scale, way) = (vector(double(&settings["rates"])), scalar(0.25), scalar(0.5));
+        for step in 1..=3 {
             let out = learner.step("learn", &tensors(&[("x", x.clone())]))?;
             let g = vector(double(&x).iter().zip(&want[0].data).map(|(x, p)| x * p).collect());
             close(&out["g"], &g.data, "g");
             learner.update("learn", &settings)?;
-            let inputs: Vec<&Tensor<f64>> = want.iter().chain([&g, &rates, &scale]).collect();
+            let t = scalar(f64::from(step));
+            let [p, m, v, average] = &want[..] else { unreachable!() };
+            let inputs = [p, m, v, &t, &g, &rates, &scale, average, &way];
             want = Op::from(adam()).eval(&inputs).map_err(|p| p.0)?;
             let sum = learner.step("read", &tensors(&[]))?;
             close(&sum["sum"], &want[0].data.iter().map(|p| p + 2.0).collect::<Vec<_>>(), "sum");
         }
+        want.push(scalar(3.0));
         for ((name, _), want) in table()[1..].iter().zip(&want) {
             close(&learner.read_state(name)?, &want.data, name);
         }
@@ -136,7 +142,7 @@ fn states_that_do_not_fit_are_refused() -> Outcome {
         }
         let mut instance = backend.instantiate(learning(), &none)?;
         says(instance.write_state(0, &ramp(&[N + 1])), &["`p`"]);
-        says(instance.read_state(9).map(|_| ()), &["state 9 was asked for, the plan has 4"]);
+        says(instance.read_state(9).map(|_| ()), &["state 9 was asked for, the plan has 5"]);
         assert!(backend.instantiate(field(1), &none)?.state().is_none());
     }
     Ok(())

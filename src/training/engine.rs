@@ -7,7 +7,7 @@ use ccl_ir::{DType, Plan, TensorType};
 use ccl_model::{Clip, Config, Stream, Task, tensors};
 use ccl_passes::Training;
 use ccl_passes::differentiate::LOSS_SCALE;
-use ccl_passes::optimise::{AVERAGE, KEEP, NORM, Optimiser, RATES, SCALE};
+use ccl_passes::optimise::{AVERAGE, COUNTED, KEEP, NORM, Optimiser, RATES, SCALE};
 use ccl_runtime::HostTensor;
 use ccl_runtime::backend::Backend;
 use ccl_runtime::learner::Learner;
@@ -302,6 +302,7 @@ impl Engine {
             settings.insert(RATES.into(), HostTensor::f32([pace.rates.len()], pace.rates.clone()));
             settings.insert(SCALE.into(), scalar((clipped / by) as f32));
             settings.insert(AVERAGE.into(), scalar(pace.average));
+            settings.insert(COUNTED.into(), scalar(1.0));
             self.learner.update(task.name(), &settings)?;
         } else {
             // What is no number stays none when it is multiplied by zero.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ccl_ir::TensorType;
 use ccl_model::{Config, tensors};
+use ccl_passes::optimise::COUNT;
 use ccl_runtime::session::Tensors;
 use ccl_runtime::tensorfile::TensorFile;
 use ccl_runtime::weights::WeightSource;
@@ -43,14 +44,27 @@ pub(super) fn write(
         draft.tensors(&format!("{}/{}", checkpoint::EMA, checkpoint::MODEL), &parameters)?;
     }
     drop(parameters);
+    let trained = engine.trained().clone();
     let learner = engine.learner();
     let names: Vec<String> = learner.states().map(|(n, _)| n.to_owned()).collect();
     let mut moments = Tensors::new();
     for name in names.into_iter().filter(|n| n.starts_with("adam.")) {
-        moments.insert(name.clone(), learner.read_state(&name)?);
+        let tensor = learner.read_state(&name)?;
+        if name == COUNT {
+            let counts = tensor.as_f32().unwrap_or_default();
+            moments.extend(trained.iter().zip(counts).map(|(p, &n)| (count_of(p), HostTensor::f32([], vec![n]))));
+        } else {
+            moments.insert(name, tensor);
+        }
     }
     draft.tensors(checkpoint::OPTIMISER, &moments)?;
     draft.finish(record)
+}
+
+/// What a checkpoint calls the number of steps of a parameter. A plan has the numbers of all parameters in one tensor; a file names each, so that it can
+/// be read whichever others are trained.
+fn count_of(parameter: &str) -> String {
+    format!("{COUNT}.{parameter}")
 }
 
 /// Every parameter of the model.
@@ -89,6 +103,12 @@ pub(super) fn settings(config: &TrainConfig, model: &Config, data: &Data) -> Res
 /// Puts the optimiser's state and the averages back.
 pub(super) fn restore(engine: &mut Engine, dir: &Path) -> Result<(), Error> {
     let moments = TensorFile::open(&dir.join(checkpoint::OPTIMISER))?;
+    let count = |parameter: &String| {
+        let name = count_of(parameter);
+        let number = moments.read(&name)?.as_f32().and_then(|n| n.first().copied());
+        number.ok_or_else(|| Error::Failed(format!("{}: {name} is no number", dir.display())))
+    };
+    let counts = engine.trained().iter().map(count).collect::<Result<Vec<f32>, Error>>()?;
     let learner = engine.learner();
     let names: Vec<String> = learner.states().map(|(n, _)| n.to_owned()).collect();
     let averages = match names.iter().any(|n| n.starts_with("ema.")) {
@@ -96,7 +116,9 @@ pub(super) fn restore(engine: &mut Engine, dir: &Path) -> Result<(), Error> {
         false => None,
     };
     for name in &names {
-        if name.starts_with("adam.") {
+        if name == COUNT {
+            learner.write_state(name, &HostTensor::f32([counts.len()], counts.clone()))?;
+        } else if name.starts_with("adam.") {
             learner.write_state(name, &moments.read(name)?)?;
         } else if let (Some(parameter), Some(file)) = (name.strip_prefix("ema."), &averages) {
             learner.write_state(name, &file.read(parameter)?)?;

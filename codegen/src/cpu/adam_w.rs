@@ -1,4 +1,4 @@
-//! The optimiser's step.
+//! The optimiser's step, with that of the average where one is kept.
 
 use ccl_ir::ops::AdamW;
 
@@ -25,6 +25,8 @@ struct Step {
     /// 1 over the root of the second moment's correction.
     root: f32,
     eps: f32,
+    /// How far the average moves towards the parameter.
+    way: f32,
 }
 
 impl Step {
@@ -38,6 +40,14 @@ impl Step {
             p[i] = p[i] * self.left - self.rate * m[i] / (v[i].sqrt() * self.root + self.eps);
         }
     }
+
+    /// The next average of some elements, in place.
+    #[inline(always)]
+    fn follow(self, average: &mut [f32; LANES], p: &[f32; LANES]) {
+        for i in 0..LANES {
+            average[i] += (p[i] - average[i]) * self.way;
+        }
+    }
 }
 
 /// See [`AdamW`]: one pass over the memory, corrections in f64. Each output may lie over its input.
@@ -46,11 +56,11 @@ impl Step {
 /// As for [`super::run`].
 pub(super) unsafe fn adam_w(op: &AdamW, inputs: &[View<'_>], outputs: &[View<'_>]) {
     // SAFETY: scalars and the list of rates, which has the group's; read before anything is written.
-    let (count, rate, scale) = unsafe {
+    let (t, rate, scale, way) = unsafe {
         let number = |i: usize, at: usize| inputs[i].ptr.cast::<f32>().add(at).read();
-        (f64::from(number(3, 0)), f64::from(number(5, op.group)), number(6, 0))
+        let way = if AdamW::averages(inputs.len()) { number(AdamW::AVERAGE + 1, 0) } else { 0.0 };
+        (f64::from(number(3, 0)), f64::from(number(5, op.group)), number(6, 0), way)
     };
-    let t = count + 1.0;
     let step = Step {
         beta1: op.beta1 as f32,
         keep1: (1.0 - op.beta1) as f32,
@@ -61,10 +71,12 @@ pub(super) unsafe fn adam_w(op: &AdamW, inputs: &[View<'_>], outputs: &[View<'_>
         rate: (rate / AdamW::correction(op.beta1, t)) as f32,
         root: (1.0 / AdamW::correction(op.beta2, t).sqrt()) as f32,
         eps: op.eps as f32,
+        way,
     };
     let at = |view: &View<'_>| Shared(view.ptr.cast::<f32>());
     let from = [at(&inputs[0]), at(&inputs[1]), at(&inputs[2]), at(&inputs[4])];
     let to = [at(&outputs[0]), at(&outputs[1]), at(&outputs[2])];
+    let average = AdamW::averages(inputs.len()).then(|| (at(&inputs[AdamW::AVERAGE]), at(&outputs[3])));
     chunks(inputs[0].elements(), |start, len| {
         vectorised(
             #[inline(always)]
@@ -78,6 +90,11 @@ pub(super) unsafe fn adam_w(op: &AdamW, inputs: &[View<'_>], outputs: &[View<'_>
                         step.advance(&mut p, &mut m, &mut v, &g);
                         for (to, x) in to.into_iter().zip([p, m, v]) {
                             to.at(i).cast::<[f32; LANES]>().write(x);
+                        }
+                        if let Some((from, to)) = average {
+                            let mut average = from.at(i).cast::<[f32; LANES]>().read();
+                            step.follow(&mut average, &p);
+                            to.at(i).cast::<[f32; LANES]>().write(average);
                         }
                     }
                 }
@@ -93,10 +110,14 @@ pub(super) unsafe fn adam_w(op: &AdamW, inputs: &[View<'_>], outputs: &[View<'_>
                     for (x, to) in tail.iter().zip(to) {
                         std::ptr::copy_nonoverlapping(x.as_ptr(), to.at(first), rest);
                     }
+                    if let Some((from, to)) = average {
+                        let [p, average, ..] = &mut tail;
+                        std::ptr::copy_nonoverlapping(from.at(first), average.as_mut_ptr(), rest);
+                        step.follow(average, p);
+                        std::ptr::copy_nonoverlapping(average.as_ptr(), to.at(first), rest);
+                    }
                 }
             },
         );
     });
-    // SAFETY: a scalar.
-    unsafe { outputs[3].ptr.cast::<f32>().write(t as f32) };
 }

@@ -15,7 +15,7 @@ use crate::types::{DType, TensorType};
 
 /// A value for every input, weight and state of a graph.
 ///
-/// - inputs: unit normal; `t` and `schedule` uniform in (0.1, 0.9); `step` a small row number, and that row of
+/// - inputs: unit normal (absolute values where the name starts with `adam.`); `t` and `schedule` uniform in (0.1, 0.9); `step` a small row number, and that row of
 ///   `schedule` is `t`, so that a graph means the same before and after it reads the time from a schedule;
 ///   `x_len`, for an input `x [B, n, ..]`, a whole number from 1 to n; `x_row`, for an input `x [n, ..]`, one of its
 ///   rows; other `i32` inputs 0;
@@ -74,6 +74,7 @@ fn input_values(graph: &Graph, name: &str, ty: &TensorType, seed: u64) -> Tensor
             let now = step(graph, seed);
             tensor(ty, |i| if i / width == now { time(i % width) } else { 0.1 + 0.8 * stream.uniform(i) })
         }
+        _ if name.starts_with("adam.") => tensor(ty, |i| stream.normal(i).abs()),
         _ => tensor(ty, |i| stream.normal(i)),
     }
 }

@@ -85,16 +85,22 @@ impl Builder {
         self.plan.state_bytes += ty.bytes().next_multiple_of(ALIGNMENT);
     }
 
-    /// Adds a call whose outputs are the next values of its first inputs, at their places.
-    pub fn update(&mut self, entry: Binding, at: &str, op: impl Into<Op>, inputs: &[&Operand], outputs: usize) {
-        let next = |o: &Operand| {
+    /// Adds a call whose outputs are the next values of the inputs that it updates, of the first where it says nothing, at their places.
+    /// Returns the outputs.
+    pub fn update(&mut self, entry: Binding, at: &str, op: impl Into<Op>, inputs: &[&Operand]) -> Vec<Operand> {
+        let op = op.into();
+        let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
+        let count = op.infer(&types).unwrap_or_else(|e| panic!("{at}: {e}")).len();
+        let mut next = |o: &Operand| {
             let Place::Buffer(b) = o.place else { panic!("{at}: updates a weight") };
             self.plan.buffers.push(self.plan.buffers[b as usize].clone());
             dense(Place::Buffer(self.plan.buffers.len() as u32 - 1), o.ty.clone())
         };
-        let outputs = inputs[..outputs].iter().copied().map(next).collect();
-        let call = Call { op: op.into(), inputs: inputs.iter().map(|&o| o.clone()).collect(), outputs, at: at.into() };
+        let outputs: Vec<Operand> = (0..count).map(|o| next(inputs[op.updates(o).unwrap_or(0)])).collect();
+        let inputs = inputs.iter().map(|&o| o.clone()).collect();
+        let call = Call { op, inputs, outputs: outputs.clone(), at: at.into() };
         self.plan.entries.entry(entry).or_default().push(call);
+        outputs
     }
 
     pub fn output(&mut self, name: &str, operand: &Operand, binding: Binding) {

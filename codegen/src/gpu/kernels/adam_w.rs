@@ -1,9 +1,10 @@
-//! One step of the optimiser on one parameter: one element a unit, parameter and moments updated in place.
+//! One step of the optimiser on one parameter, and of its average where one is kept: one element a unit, all of them updated in place.
 //!
 //! What is updated is bound once and read through the binding that is written: CUDA may assume that two bindings are two buffers.
 //!
 //! Sizes: the number of elements; the first elements of parameter, first moment, second moment, gradient; the positions of the number of
-//! earlier steps, of the learning rate and of the gradient's factor. All are dense.
+//! steps, of the learning rate and of the gradient's factor; the first element of the average and the position of how far it moves. All are
+//! dense.
 
 use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ pub struct AdamW {
     pub decay: u32,
     /// Parameter and moments: positions in the list of single precision buffers that are written.
     pub updated: [u32; 3],
-    /// The number of earlier steps.
+    /// The number of steps with this one.
     pub count: Slot,
     /// Gradient.
     pub g: Slot,
@@ -34,6 +35,8 @@ pub struct AdamW {
     pub rates: Slot,
     /// A factor on the gradient.
     pub scale: Slot,
+    /// The average, where one is kept: its position in the list of single precision buffers that are written, and how far it moves.
+    pub average: Option<(u32, Slot)>,
 }
 
 /// The kernel.
@@ -47,7 +50,7 @@ pub fn adam_w<E: Float>(
 ) {
     let i = CUBE_POS as u32 * CUBE_DIM + UNIT_POS;
     if i < *sizes.index(0) {
-        let t = load::<E>(halves, floats, *sizes.index(5) as usize, comptime!(a.count)) + 1.0;
+        let t = load::<E>(halves, floats, *sizes.index(5) as usize, comptime!(a.count));
         let rate = load::<E>(halves, floats, *sizes.index(6) as usize, comptime!(a.rates));
         let scale = load::<E>(halves, floats, *sizes.index(7) as usize, comptime!(a.scale));
         let step = rate / correction(t, comptime!(a.logs[0]));
@@ -65,7 +68,15 @@ pub fn adam_w<E: Float>(
         let at = (*sizes.index(1) + i) as usize;
         let parameter = float_outs.index_mut(comptime!(a.updated[0] as usize));
         let decayed = parameter[at] * (1.0 - rate * number(comptime!(a.decay)));
-        parameter[at] = decayed - step * m / (v.sqrt() / root + number(comptime!(a.eps)));
+        let p = decayed - step * m / (v.sqrt() / root + number(comptime!(a.eps)));
+        parameter[at] = p;
+        if comptime!(a.average.is_some()) {
+            let (updated, way) = comptime!(a.average.unwrap());
+            let way = load::<E>(halves, floats, *sizes.index(9) as usize, comptime!(way));
+            let at = (*sizes.index(8) + i) as usize;
+            let average = float_outs.index_mut(comptime!(updated as usize));
+            average[at] += (p - average[at]) * way;
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! The optimiser's step.
 
-use ccl_ir::Chain;
-use ccl_ir::chain::{Arg, Instr};
-use ccl_ir::ops::{self, BinaryKind};
+use ccl_ir::Operator;
+use ccl_ir::ops;
 use ccl_ir::plan::Call;
 
 use super::elementwise::through;
@@ -15,19 +14,17 @@ use crate::gpu::target::Target;
 /// Units of a cube.
 const UNITS: u32 = 64;
 
-/// `AdamW`: the step on parameter and moments in place, then the number of steps, which every cube of the first launch reads. What does
-/// not lie over its predecessor is copied first.
+/// `AdamW`: the step on parameter, moments and average in place. What does not lie over its predecessor is copied first.
 pub(super) fn adam_w(call: &Call, target: &Target, op: &ops::AdamW) -> Result<Vec<Launch>, LowerError> {
     let mut launches = Vec::new();
-    for i in 0..3 {
-        let (from, to) = (&call.inputs[i], &call.outputs[i]);
+    for (o, to) in call.outputs.iter().enumerate() {
+        let Some(i) = op.updates(o) else { continue };
+        let from = &call.inputs[i];
         if (from.place, from.offset) != (to.place, to.offset) {
-            launches.push(through(call, target, Program::copy(), i, i)?);
+            launches.push(through(call, target, Program::copy(), i, o)?);
         }
     }
     launches.push(step(call, target, op)?);
-    let next = Chain { inputs: 1, steps: vec![Instr::Binary(BinaryKind::Add, Arg::In(0), Arg::Const(1.0))] };
-    launches.push(through(call, target, Program::of(&next), 3, 3)?);
     Ok(launches)
 }
 
@@ -37,7 +34,9 @@ fn step(call: &Call, target: &Target, op: &ops::AdamW) -> Result<Launch, LowerEr
     let [p, m, v] = [0, 1, 2].map(|i| args.result(i).offset);
     let [count, g, rates, scale] = [3, 4, 5, 6].map(|i| args.operand(i));
     let rate = rates.offset + op.group as u64 * rates.strides[0];
-    fits(&args, elements.saturating_add(p.max(m).max(v).max(g.offset)))?;
+    let averages = ops::AdamW::averages(call.inputs.len());
+    let average = if averages { args.result(3).offset } else { 0 };
+    fits(&args, elements.saturating_add(p.max(m).max(v).max(g.offset).max(average)))?;
     args.sizes([elements, p, m, v, g.offset, count.offset, rate, scale.offset])?;
     let bits = |x: f64| (x as f32).to_bits();
     let updated = [args.output(0)?, args.output(1)?, args.output(2)?].map(|slot| slot.index);
@@ -52,6 +51,14 @@ fn step(call: &Call, target: &Target, op: &ops::AdamW) -> Result<Launch, LowerEr
         g: args.input(4)?,
         rates: args.input(5)?,
         scale: args.input(6)?,
+        average: match averages {
+            true => {
+                let way = ops::AdamW::AVERAGE + 1;
+                args.sizes([average, args.operand(way).offset])?;
+                Some((args.output(3)?.index, args.input(way)?))
+            }
+            false => None,
+        },
     };
     args.launch(Kernel::AdamW(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
 }
