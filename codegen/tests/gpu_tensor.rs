@@ -94,7 +94,16 @@ fn gradient(forward: &Sample<Op>) -> Sample<Op> {
 }
 
 fn windows(frames: usize, tokens_per_frame: usize, length: usize, size: usize, edge: Edge) -> Partition {
-    Partition::Windows { frames, tokens_per_frame, length, size, scale: length, offset: length / 2, divisor: frames, edge }
+    Partition::Windows {
+        frames,
+        tokens_per_frame,
+        length,
+        size,
+        scale: length,
+        offset: length / 2,
+        divisor: frames,
+        edge,
+    }
 }
 
 fn launches(call: &Call, target: &Target) -> Vec<ccl_codegen::gpu::Launch> {
@@ -111,9 +120,14 @@ fn inputs_of(sample: &Sample<Op>, call: &Call, seed: u64) -> Vec<Buffer> {
     let inputs = call.inputs.iter().zip(&drawn).enumerate().map(|(i, (o, t))| match o.ty.dtype {
         DType::I32 => Buffer::new(o, &[(keys * 2 / 3) as f64]),
         // A mask hides some keys.
-        _ if i == 3 && matches!(call.op, Op::Attention(_)) => {
-            Buffer::new(o, &t.data.iter().enumerate().map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x }).collect::<Vec<_>>())
-        }
+        _ if i == 3 && matches!(call.op, Op::Attention(_)) => Buffer::new(
+            o,
+            &t.data
+                .iter()
+                .enumerate()
+                .map(|(at, x)| if at % 7 == 2 { f64::NEG_INFINITY } else { *x })
+                .collect::<Vec<_>>(),
+        ),
         _ => Buffer::new(o, &t.data),
     });
     inputs.collect()
@@ -148,7 +162,11 @@ fn agrees(soft: &Soft, target: &Target, name: &str, call: &Call, inputs: &[Buffe
             DType::Bf16 => 5e-3,
             _ => 1e-3,
         };
-        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" { bound / 2.0 } else { bound };
+        let bound = if call.outputs[port].ty.dtype == DType::F32 && call.op.name() != "attention" {
+            bound / 2.0
+        } else {
+            bound
+        };
         assert!(error <= bound, "{name} output {port}: {error:e} > {bound:e}");
     }
     done.into_iter().map(|(launch, _)| launch.blueprint.kernel).collect()
@@ -185,7 +203,8 @@ fn products_agree_with_the_reference() {
             o.strides = vec![(m * k) as u64 * step, step, m as u64 * step];
         }
         let name = format!("{tile:?} {:?} step {step}", sample.inputs);
-        let problem = Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
+        let problem =
+            Problem::of(&launches(&call, &target)[0]).unwrap_or_else(|| panic!("{name}: not on tensor cores"));
         target.choices.choose(&problem, ProblemTile::Product(tile));
         match agrees(&soft, &target, &name, &call, &inputs_of(&sample, &call, number as u64)).remove(0) {
             Kernel::TensorProduct(p) => {
@@ -223,7 +242,8 @@ fn attention_agrees_with_the_reference() {
                 let shape = &call.inputs[0].ty.shape;
                 let name = format!("{half:?} {at} {} {:?}", target.name, call.op);
                 let launch = &launches(&call, &target)[0];
-                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch)) else {
+                let (Kernel::TensorAttention(first), Some(problem)) = (&launch.blueprint.kernel, Problem::of(launch))
+                else {
                     panic!("{name}: not on tensor cores")
                 };
                 // Every tile that some problem of these may take.
@@ -236,7 +256,9 @@ fn attention_agrees_with_the_reference() {
                     let mut target = target.clone();
                     target.choices.choose(&problem, ProblemTile::Attention(tile));
                     let name = format!("{name} {tile:?}");
-                    match agrees(&soft, &target, &name, &call, &inputs_of(sample, &call, (number * 100 + at) as u64)).remove(0) {
+                    match agrees(&soft, &target, &name, &call, &inputs_of(sample, &call, (number * 100 + at) as u64))
+                        .remove(0)
+                    {
                         Kernel::TensorAttention(a) => assert_eq!(a.tile, tile, "{name}: the choice was not taken"),
                         other => panic!("{name}: {other:?}"),
                     }
@@ -346,7 +368,8 @@ fn no_tile_spills_registers() {
         .filter_map(|(architecture, name, text)| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
-            let clean = told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
+            let clean =
+                told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
             (!clean).then(|| format!("{name} for {architecture}: {log}"))
         })
         .collect();

@@ -152,7 +152,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
     let sources = if plan.context > 0 { 5 } else { 3 };
     readable(&args, sources)?;
     let batches: usize = shape[..r - 3].iter().product();
-    let (keys, queries, cubes) = (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
+    let (keys, queries, cubes) =
+        (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
     let problem = AttentionProblem { dim: dim as u32, queries, keys, cubes };
     let tensor = if on_tensor_cores(call, target, sources, dim) { problem.tile(target) } else { None };
     let plain = tile(target, dim, plan.queries);
@@ -174,7 +175,9 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
             let dim = dim as u32;
             Kernel::TensorAttention(TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile })
         }
-        (None, Some(tile)) => Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile }),
+        (None, Some(tile)) => {
+            Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile })
+        }
         (None, None) => return Err(too_wide(&args, dim)),
     };
     Ok(vec![args.launch(kernel, cubes, units)?])
