@@ -120,13 +120,7 @@ fn entries_are_measured_run_by_run() -> Outcome {
 fn steps_are_the_same_launched_and_replayed() -> Outcome {
     for gpu in gpus() {
         let mut s = session(gpu, prompt_in(half_of(gpu)))?;
-        let given = |n: i32| {
-            inputs(&[
-                ("text", ramp(&[1, 6, 4])),
-                ("text_len", HostTensor::i32([], vec![n])),
-                ("scale.video", HostTensor::f32([], vec![0.5])),
-            ])
-        };
+        let given = |n: usize| inputs(&[("text", ramp(&[1, n, 4])), ("scale.video", HostTensor::f32([], vec![0.5]))]);
         for n in [6, 2] {
             s.prologue(&given(n))?;
             let mut seen: Option<Tensors> = None;
@@ -135,8 +129,6 @@ fn steps_are_the_same_launched_and_replayed() -> Outcome {
                 assert_eq!(seen.get_or_insert_with(|| out.clone()), &out);
             }
         }
-        // Numbers are looked at before a replay as before a launch.
-        says(s.prologue(&given(0)), &["takes from 1 to 6"]);
     }
     Ok(())
 }

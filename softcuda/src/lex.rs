@@ -1,27 +1,27 @@
 //! Splits PTX text into tokens that know their line.
 
 /// One token.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Token {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Token<'a> {
     /// An identifier, opcode, directive or number: everything made of letters, digits and `_$%.` and `::`.
-    Word(String),
+    Word(&'a str),
     /// A quoted string, without its quotes.
-    Text(String),
+    Text(&'a str),
     /// Any other character.
     Punct(char),
 }
 
 /// A token and its one-based line.
-#[derive(Clone, Debug)]
-pub(crate) struct Spanned {
-    pub token: Token,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spanned<'a> {
+    pub token: Token<'a>,
     pub line: u32,
 }
 
 /// Splits `text` into tokens. Comments vanish.
-pub(crate) fn lex(text: &str) -> Vec<Spanned> {
+pub(crate) fn lex(text: &str) -> Vec<Spanned<'_>> {
     let bytes = text.as_bytes();
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(text.len() / 6);
     let (mut at, mut line) = (0, 1u32);
     let word = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'$' | b'%' | b'.');
     while at < bytes.len() {
@@ -53,8 +53,7 @@ pub(crate) fn lex(text: &str) -> Vec<Spanned> {
                 while at < bytes.len() && bytes[at] != b'"' {
                     at += 1;
                 }
-                let text = String::from_utf8_lossy(&bytes[start..at.min(bytes.len())]).into_owned();
-                out.push(Spanned { token: Token::Text(text), line });
+                out.push(Spanned { token: Token::Text(&text[start..at.min(bytes.len())]), line });
                 at += 1;
             }
             c if word(c) => {
@@ -68,14 +67,18 @@ pub(crate) fn lex(text: &str) -> Vec<Spanned> {
                         break;
                     }
                 }
-                let text = String::from_utf8_lossy(&bytes[start..at]).into_owned();
-                match text.strip_prefix('.') {
-                    // Directives may touch: `.reg.b32`.
-                    Some(rest) => {
-                        let pieces = rest.split('.').map(|p| Spanned { token: Token::Word(format!(".{p}")), line });
-                        out.extend(pieces);
+                let word = &text[start..at];
+                match word.strip_prefix('.') {
+                    // Directives may touch: `.reg.b32`. Each keeps its dot.
+                    Some(_) => {
+                        let mut from = start;
+                        while from < at {
+                            let end = text[from + 1..at].find('.').map_or(at, |n| from + 1 + n);
+                            out.push(Spanned { token: Token::Word(&text[from..end]), line });
+                            from = end;
+                        }
                     }
-                    None => out.push(Spanned { token: Token::Word(text), line }),
+                    None => out.push(Spanned { token: Token::Word(word), line }),
                 }
             }
             c => {

@@ -8,6 +8,7 @@
 //! that nothing wrote, races between warps, copies that nobody waited for, barriers that can't complete and warp
 //! instructions without all their lanes. Each refusal names the kernel, the block, the thread and the line.
 
+mod compound;
 mod decode;
 mod driver;
 mod emit;

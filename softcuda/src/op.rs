@@ -1,6 +1,7 @@
 //! Decoded instructions. Every operand is a row of the warp's register file: immediates, special registers and
 //! addresses of symbols have rows of their own, so that the executor never asks what kind of operand it has.
 
+pub(crate) use crate::compound::*;
 pub(crate) use crate::kinds::*;
 
 /// Index of a row of the register file (one value per lane).
@@ -266,57 +267,45 @@ pub(crate) enum Op {
     CpWaitAll,
     /// `fence.proxy.async`: what the thread wrote before is seen by asynchronous readers.
     ProxyFence,
+    MbInit {
+        at: Place,
+        count: Row,
+    },
+    MbInval {
+        at: Place,
+    },
+    MbExpect {
+        at: Place,
+        bytes: Row,
+    },
+    MbArrive {
+        d: Row,
+        at: Place,
+        count: Row,
+        bytes: Row,
+        drop: bool,
+    },
+    MbWait {
+        p: Row,
+        at: Place,
+        state: Row,
+        parity: bool,
+    },
+    MbPending {
+        d: Row,
+        state: Row,
+    },
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        keep: u32,
+    },
     GroupFence,
     GroupCommit,
     GroupWait {
         keep: u32,
     },
     GroupMma(Box<GroupMma>),
-}
-
-/// Operands of `mma.sync` and `wmma.mma`.
-#[derive(Clone, Debug)]
-pub(crate) struct Mma {
-    pub shape: Shape,
-    /// `wmma` fragments are laid out differently (see the executor).
-    pub wmma: bool,
-    pub a_ty: Ty,
-    pub b_ty: Ty,
-    pub c_ty: Ty,
-    pub d_ty: Ty,
-    pub d: Box<[Row]>,
-    pub a: Box<[Row]>,
-    pub b: Box<[Row]>,
-    pub c: Box<[Row]>,
-}
-
-/// The left factor of a product of four warps.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub(crate) enum Left {
-    Registers([Row; 4]),
-    /// The row of a descriptor.
-    Shared(Row),
-}
-
-/// Operands of `wgmma.mma_async`: 64 rows, `n` columns, a depth of 16.
-#[derive(Clone, Debug)]
-pub(crate) struct GroupMma {
-    pub n: u32,
-    /// Of both factors.
-    pub ty: Ty,
-    pub d: Box<[Row]>,
-    pub a: Left,
-    /// The row of the right factor's descriptor.
-    pub b: Row,
-    /// Whether the accumulators are added: a predicate, and whether it is negated.
-    pub scale: (Row, bool),
-    /// One of the factors is negated.
-    pub negate: bool,
-    /// The left factor lies by its columns (M-major).
-    pub turn_a: bool,
-    /// The right factor lies by its rows (N-major).
-    pub turn_b: bool,
 }
 
 /// Classes that the statistics count.
@@ -400,6 +389,10 @@ pub(crate) struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `maxntid` is exact (`.reqntid`).
     pub exact_threads: bool,
+    /// Blocks can't see each other's work: no atomics on global memory, no clocks.
+    pub independent: bool,
+    /// It has bulk copies or barriers in shared memory.
+    pub bulk: bool,
     /// Registers that asynchronous products read and write.
     pub product_registers: Vec<Row>,
 }

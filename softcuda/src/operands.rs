@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::op::{Inst, Left, NONE, Op, Row};
+use crate::op::{BulkMove, Inst, Left, NONE, Op, Row};
 
 /// Calls `f` with every row that `op` reads (`false`) or writes (`true`).
 pub(crate) fn operands(op: &Op, mut f: impl FnMut(Row, bool)) {
@@ -109,6 +109,31 @@ pub(crate) fn operands(op: &Op, mut f: impl FnMut(Row, bool)) {
         }
         Op::CpAsync { dst, src, src_size, ignore, .. } => {
             each(&[dst.base, src.base, *src_size, *ignore], false);
+        }
+        Op::BulkCommit | Op::BulkWait { .. } => {}
+        Op::MbInit { at, count: more } | Op::MbExpect { at, bytes: more } => each(&[at.addr.base, *more], false),
+        Op::MbInval { at } => each(&[at.addr.base], false),
+        Op::MbArrive { d, at, count, bytes, .. } => {
+            each(&[at.addr.base, *count, *bytes], false);
+            each(&[*d], true);
+        }
+        Op::MbWait { p, at, state, .. } => {
+            each(&[at.addr.base, *state], false);
+            each(&[*p], true);
+        }
+        Op::MbPending { d, state } => {
+            each(&[*state], false);
+            each(&[*d], true);
+        }
+        Op::Bulk(bulk) => {
+            match &bulk.what {
+                BulkMove::Linear { shared, global, size } => each(&[shared.addr.base, global.addr.base, *size], false),
+                BulkMove::Tensor { map, coordinates, shared } => {
+                    each(coordinates, false);
+                    each(&[map.addr.base, shared.addr.base], false);
+                }
+            }
+            bulk.barrier.iter().for_each(|b| each(&[b.addr.base], false));
         }
         Op::GroupMma(mma) => {
             match &mma.a {

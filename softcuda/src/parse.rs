@@ -57,7 +57,7 @@ pub(crate) struct Parsed {
 
 /// A position in the tokens.
 pub(crate) struct Cursor<'a> {
-    pub tokens: &'a [Spanned],
+    pub tokens: &'a [Spanned<'a>],
     pub at: usize,
 }
 
@@ -67,11 +67,11 @@ impl<'a> Cursor<'a> {
         self.tokens.get(self.at).or(self.tokens.last()).map_or(0, |t| t.line)
     }
 
-    pub fn peek(&self) -> Option<&'a Token> {
+    pub fn peek(&self) -> Option<&'a Token<'a>> {
         self.tokens.get(self.at).map(|t| &t.token)
     }
 
-    pub fn peek_at(&self, ahead: usize) -> Option<&'a Token> {
+    pub fn peek_at(&self, ahead: usize) -> Option<&'a Token<'a>> {
         self.tokens.get(self.at + ahead).map(|t| &t.token)
     }
 
@@ -100,7 +100,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn eat_word(&mut self, word: &str) -> bool {
-        let yes = matches!(self.peek(), Some(Token::Word(w)) if w == word);
+        let yes = matches!(self.peek(), Some(Token::Word(w)) if *w == word);
         self.at += usize::from(yes);
         yes
     }
@@ -173,7 +173,7 @@ pub(crate) fn declared(at: &mut Cursor) -> Result<Vec<Declared>, String> {
         let name = match at.peek() {
             Some(Token::Word(w)) => {
                 at.at += 1;
-                w.clone()
+                w.to_string()
             }
             _ => String::new(),
         };

@@ -37,6 +37,22 @@ impl Stats {
         self.issued += 1;
     }
 
+    /// Adds the counts of other blocks.
+    pub(crate) fn add(&mut self, other: &Stats) {
+        for (sum, more) in self.classes.iter_mut().zip(&other.classes) {
+            *sum += more;
+        }
+        self.issued += other.issued;
+        self.matrix_ops += other.matrix_ops;
+        self.global_load_bytes += other.global_load_bytes;
+        self.global_store_bytes += other.global_store_bytes;
+        self.sectors += other.sectors;
+        self.sectors_needed += other.sectors_needed;
+        self.shared_accesses += other.shared_accesses;
+        self.bank_conflicts += other.bank_conflicts;
+        self.barriers += other.barriers;
+    }
+
     /// Lane-instructions of a class by its name: `move`, `integer`, `float`, `special`, `convert`, `control`, `global`,
     /// `shared`, `other`, `warp`, `barrier`, `matrix` or `copy`.
     pub fn class(&self, name: &str) -> Option<u64> {

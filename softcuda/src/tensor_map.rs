@@ -69,7 +69,6 @@ impl TensorMap {
     }
 
     /// Reads the words back; `None` when they are no description.
-    #[allow(dead_code)]
     pub fn decode(words: &[u64; 16]) -> Option<TensorMap> {
         if words[0] >> 32 != MAGIC {
             return None;

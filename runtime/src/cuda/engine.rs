@@ -9,9 +9,10 @@ use ccl_ir::{Binding, Plan};
 use rayon::prelude::*;
 
 use super::device::Open;
-use super::driver::{Allocation, Event, Graph, Pinned, Stream};
+use super::driver::{Allocation, Pinned};
 use super::flow::Flow;
 use super::kernels::{self, Launch, Lowered};
+use super::stream::{Event, Graph, Stream};
 use crate::error::RuntimeError;
 use crate::gpu::engine::{Bound, Engine, Facts, Steps};
 use crate::gpu::fault::{Fault, Watch};
@@ -147,7 +148,7 @@ impl Engine for CudaEngine {
             fill(&mut stage.bytes.bytes()[..chunk.len()], chunk);
             let at = to.address() + (i * STAGE) as u64;
             // SAFETY: the span has as many bytes as are copied, by its maker; the stage is not touched before `done` has come, and the
-            // stream is waited for before spans and stages are freed.
+            // owner of the spans waits for the stream before it lets go of them and of this engine.
             unsafe { stage.bytes.copy(at, chunk.len(), self.compute()) }?;
             stage.done.mark(self.compute())?;
             stages.push(stage);
@@ -233,17 +234,5 @@ impl Engine for CudaEngine {
 
     fn abandon(&self) {
         self.open.context.lose();
-    }
-}
-
-impl Drop for CudaEngine {
-    /// Staging buffers may still be copied from.
-    fn drop(&mut self) {
-        if !self.stages().is_empty() {
-            let settled = self.compute().settle(&self.watch(Duration::ZERO));
-            if let Err(fault) = settled {
-                tracing::debug!("a plan's last copies failed: {}", fault.problem);
-            }
-        }
     }
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ccl_ir::{Binding, Plan};
 
-use super::driver::{Context, Event, Pinned, Stream};
+use super::driver::{Context, Pinned};
 use super::engine::{Span, fill};
+use super::stream::{Event, Stream};
 use crate::error::RuntimeError;
 use crate::gpu::fault::Fault;
 use crate::gpu::residency::{Kept, Load, Residency};

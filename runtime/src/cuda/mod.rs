@@ -13,6 +13,7 @@ mod engine;
 mod flow;
 mod kernels;
 mod nvrtc;
+mod stream;
 
 pub(crate) use device::{CudaDevice, devices};
 pub use kernels::add_code;

@@ -195,7 +195,8 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Loads weights that do not stay on the device into memory of the host, and prepares bringing them to `slots`.
+    /// Loads weights that do not stay on the device into memory of the host, and prepares bringing them to `slots`. Every copy of an entry is
+    /// waited for by some call of it, so that the end of its calls is the end of its copies.
     ///
     /// # Errors
     /// When the device cannot, a weight is missing, or memory does not suffice.
@@ -228,14 +229,6 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
     /// # Errors
     /// The device's.
     fn flow_after(&self, _flow: &Self::Flow, _entry: Binding, _index: usize) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    /// Ends an entry's copies.
-    ///
-    /// # Errors
-    /// The device's.
-    fn flow_end(&self, _flow: &Self::Flow, _entry: Binding) -> Result<(), Fault> {
         Ok(())
     }
 

@@ -219,7 +219,7 @@ impl<E: Engine> GpuInstance<E> {
             self.call(call, step, false, watch)?;
             self.flow(|engine, flow| engine.flow_after(flow, entry, index))?;
         }
-        self.flow(|engine, flow| engine.flow_end(flow, entry))
+        Ok(())
     }
 
     fn run_calls(&mut self, entry: Binding, steps: &[Step<E::Launch>], watch: &Watch) -> Result<(), RuntimeError> {
@@ -239,7 +239,6 @@ impl<E: Engine> GpuInstance<E> {
             };
             run().map_err(|f| self.fault_of(f, entry, call))?;
         }
-        self.flow(|engine, flow| engine.flow_end(flow, entry)).map_err(|f| self.fault_of_entry(f, entry))?;
         if timed {
             self.note(entry, &ticks, watch).map_err(|f| self.fault_of_entry(f, entry))?;
         }

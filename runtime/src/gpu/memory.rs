@@ -247,8 +247,14 @@ impl<E: Engine> Memory<E> {
 }
 
 impl<E: Engine> Drop for Memory<E> {
-    /// Gives the memory back now, not when the device is used next.
+    /// Gives the memory back now, not when the device is used next. Copies to it may still be under way.
     fn drop(&mut self) {
+        if !self.abandoned {
+            let settled = self.settle(&self.engine.watch(std::time::Duration::ZERO));
+            if let Err(fault) = settled {
+                tracing::debug!("a plan's last copies failed: {}", fault.problem);
+            }
+        }
         self.flow = None;
         self.regions.clear();
         self.buffers.clear();

@@ -1,8 +1,8 @@
 //! GPU backends: `cuda`, and `wgpu` for everything else.
 //!
-//! One implementation on CubeCL serves both. An instance lowers every call of its plan once, when it is made; a step
-//! then launches what was prepared and allocates nothing. What a device lacks (a type, a buffer size, a grid) is
-//! refused then too, with the limit in the message, because CubeCL answers some of it with garbage. Results are the
+//! One implementation serves both, on what drives a device: an [`engine`]. An instance lowers every call of its plan once, when it is made; a
+//! step then launches what was prepared, or replays what was recorded of it, and allocates nothing. What a device lacks (a type, a buffer size,
+//! a grid) is refused then too, with the limit in the message, because CubeCL answers some of it with garbage. Results are the
 //! same bytes run after run on one device.
 //!
 //! A device runs ahead of the host within an entry; at its end the instance waits and checks, so that no result is

@@ -155,7 +155,8 @@ impl Engine for WgpuEngine {
         check(watch).map_err(Fault::failed)
     }
 
-    /// CubeCL's own clocks stop one kernel at a time, and some adapters have none; the host's agrees with them once the device has nothing to do.
+    /// By the host's clock, between two moments at which the device has nothing to do: adapters need not have one, and windows of CubeCL's profiler
+    /// keep the device from other threads.
     fn tick(&self, written: &[Handle], watch: &Watch) -> Result<Instant, Fault> {
         self.settle(written, watch)?;
         Ok(Instant::now())

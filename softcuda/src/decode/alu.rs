@@ -241,7 +241,7 @@ impl Emit<'_> {
         let ty = mods.ty(0)?;
         let bits = ty.size() * 8;
         if let Arg::Word(w) = &args[1]
-            && matches!(w.as_str(), "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%clock_hi")
+            && matches!(*w, "%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%clock_hi")
         {
             return Ok((Op::Clock { d: self.dest(&args[0])? }, Class::Move));
         }

@@ -43,6 +43,8 @@ impl Emit<'_> {
             "ld" | "ldu" => self.load(mods, args).map(Some),
             "st" => self.store(mods, args).map(Some),
             "atom" | "red" => self.atomic(head == "red", mods, args).map(Some),
+            "cp" if mods.parts.get(1) == Some(&"bulk") => self.bulk(mods, args).map(Some),
+            "mbarrier" => self.mbarrier(mods, args).map(Some),
             "cp" if mods.parts.first() == Some(&"async") => self.copy(mods, args),
             "prefetch" | "prefetchu" | "applypriority" | "discard" | "griddepcontrol" | "nanosleep" | "setmaxnreg" => {
                 mods.ignore(&["*"]);

@@ -1,6 +1,7 @@
 //! Opcodes to decoded instructions. An opcode or modifier that isn't known is an error, never skipped.
 
 mod alu;
+mod bulk;
 mod memory;
 mod product;
 mod warp;

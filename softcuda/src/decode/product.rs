@@ -56,13 +56,13 @@ impl Emit<'_> {
         let b = self.value(&args[2])?;
         let scale = self.predicate(&args[3])?;
         let sign = |arg: &Arg| match arg {
-            Arg::Word(w) if w == "1" => Ok(false),
-            Arg::Negative(w) if w == "1" => Ok(true),
+            Arg::Word(w) if *w == "1" => Ok(false),
+            Arg::Negative(w) if *w == "1" => Ok(true),
             _ => Err("imm-scale must be 1 or -1".to_string()),
         };
         let turn = |arg: &Arg| match arg {
-            Arg::Word(w) if w == "0" => Ok(false),
-            Arg::Word(w) if w == "1" => Ok(true),
+            Arg::Word(w) if *w == "0" => Ok(false),
+            Arg::Word(w) if *w == "1" => Ok(true),
             _ => Err("imm-trans must be 0 or 1".to_string()),
         };
         let (negate_a, negate_b) = (sign(&args[4])?, sign(&args[5])?);

@@ -1,5 +1,6 @@
 //! Bodies of kernels: scopes, registers, labels and calls. Calls are inlined, so that the executor needs no stack.
 
+mod call;
 mod operand;
 
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ pub(crate) use operand::Arg;
 use operand::argument;
 
 use crate::lex::{Spanned, Token};
-use crate::op::{Class, Inst, Kernel, NONE, Op, Row, Special, Ty, ZERO};
+use crate::op::{Class, Inst, Kernel, NONE, Op, Row, Space, Special, Ty, ZERO};
 use crate::operands::{mark, product_registers};
 use crate::parse::{Cursor, Function, Symbols, declared};
 
@@ -20,10 +21,19 @@ pub(crate) enum Var {
     Param(u32),
 }
 
+/// Registers that were declared together: `.reg .b32 %r<100>`.
+struct Family {
+    name: String,
+    first: Row,
+    count: u32,
+    ty: Ty,
+}
+
 #[derive(Default)]
 struct Scope {
     id: u32,
     regs: HashMap<String, (Row, Ty)>,
+    families: Vec<Family>,
     vars: HashMap<String, Var>,
 }
 
@@ -38,7 +48,7 @@ struct Fixup {
 /// State while a kernel is decoded.
 pub(crate) struct Emit<'a> {
     symbols: &'a Symbols,
-    tokens: &'a [Spanned],
+    tokens: &'a [Spanned<'a>],
     code: Vec<Inst>,
     rows: u32,
     consts: HashMap<u64, Row>,
@@ -64,7 +74,7 @@ type Failed = (u32, String);
 
 impl<'a> Emit<'a> {
     /// Decodes the kernel `name`.
-    pub fn kernel(symbols: &'a Symbols, tokens: &'a [Spanned], name: &str) -> Result<Kernel, Failed> {
+    pub fn kernel(symbols: &'a Symbols, tokens: &'a [Spanned<'a>], name: &str) -> Result<Kernel, Failed> {
         let function = &symbols.functions[name];
         let mut emit = Emit {
             symbols,
@@ -107,6 +117,12 @@ impl<'a> Emit<'a> {
             consts.push((row, u64::from(dynamic_base)));
         }
         consts.sort_unstable();
+        let independent = !emit.code.iter().any(|inst| match inst.op {
+            Op::Atom { space, .. } => space != Space::Shared,
+            Op::Clock { .. } => true,
+            _ => false,
+        });
+        let bulk = emit.code.iter().any(|inst| matches!(inst.op, Op::Bulk(_) | Op::MbInit { .. }));
         let registers = product_registers(&emit.code);
         mark(&mut emit.code, &registers);
         let mut product_registers: Vec<Row> = registers.into_iter().collect();
@@ -124,6 +140,8 @@ impl<'a> Emit<'a> {
             local_bytes: emit.local_top.next_multiple_of(16),
             max_threads: function.max_threads,
             exact_threads: function.exact_threads,
+            independent,
+            bulk,
             product_registers,
         })
     }
@@ -232,9 +250,9 @@ impl<'a> Emit<'a> {
                         at.eat(',');
                         list.push(at.word().map_err(zero)?.to_string());
                     }
-                    self.tables.insert((id, word.clone()), list);
+                    self.tables.insert((id, word.to_string()), list);
                 } else {
-                    self.labels.insert((id, word.clone()), self.code.len() as u32);
+                    self.labels.insert((id, word.to_string()), self.code.len() as u32);
                 }
                 return Ok(());
             }
@@ -289,10 +307,9 @@ impl<'a> Emit<'a> {
                 for d in declared(at)? {
                     match d.many {
                         Some(n) => {
-                            for i in 0..n {
-                                let row = self.fresh();
-                                self.scope().regs.insert(format!("{}{i}", d.name), (row, d.ty));
-                            }
+                            let (first, count) = (self.rows, n as u32);
+                            self.rows += count;
+                            self.scope().families.push(Family { name: d.name, first, count, ty: d.ty });
                         }
                         None => {
                             let row = self.fresh();
@@ -333,7 +350,7 @@ impl<'a> Emit<'a> {
                     return Err((0, "brx.idx needs an index and a list".into()));
                 };
                 let index = self.value(index).map_err(|m| (0, m))?;
-                let found = self.scopes.iter().rev().find_map(|s| self.tables.get(&(s.id, table.clone()))).cloned();
+                let found = self.scopes.iter().rev().find_map(|s| self.tables.get(&(s.id, table.to_string()))).cloned();
                 let list = found.ok_or((0, format!("no branch targets `{table}`")))?;
                 for (slot, label) in list.iter().enumerate() {
                     self.fixup(slot, label);
@@ -365,56 +382,5 @@ impl<'a> Emit<'a> {
     fn branch(&mut self, label: &str) {
         self.fixup(0, label);
         self.push(Op::Bra { target: 0 }, Class::Control);
-    }
-
-    fn call(&mut self, args: &[Arg]) -> Result<(), Failed> {
-        let mut rest = args;
-        let mut returns: &[Arg] = &[];
-        if let [Arg::Paren(list), tail @ ..] = rest {
-            returns = list;
-            rest = tail;
-        }
-        let [Arg::Word(name), tail @ ..] = rest else { return Err((0, "only direct calls are supported".into())) };
-        let passed: &[Arg] = match tail {
-            [Arg::Paren(list)] => list,
-            [] => &[],
-            _ => return Err((0, "only direct calls are supported".into())),
-        };
-        let symbols = self.symbols;
-        let function = symbols.functions.get(name).ok_or((0, format!("no function `{name}`")))?;
-        if function.body.is_none() {
-            match name.as_str() {
-                "vprintf" => self.push(Op::Nop, Class::Other),
-                "__assertfail" => self.push(Op::Trap, Class::Control),
-                _ => return Err((0, format!("function `{name}` has no body"))),
-            }
-            return Ok(());
-        }
-        if self.calls.contains(name) {
-            return Err((0, format!("recursive call of `{name}`")));
-        }
-        let mut vars = HashMap::new();
-        for (declared, given) in [(&function.returns, returns), (&function.params, passed)] {
-            if declared.len() != given.len() {
-                return Err((0, format!("`{name}` takes {} values", declared.len())));
-            }
-            for (p, arg) in declared.iter().zip(given) {
-                let Arg::Word(w) = arg else { return Err((0, "only parameters can be passed".into())) };
-                let var = self.variable(w).ok_or((0, format!("no parameter `{w}`")))?;
-                vars.insert(p.name.clone(), var);
-            }
-        }
-        let saved = std::mem::take(&mut self.scopes);
-        let (line, source) = (self.line, self.source);
-        self.push_scope();
-        self.scope().vars = vars;
-        self.calls.push(name.clone());
-        self.body(function, Some("$end"))?;
-        let id = self.scope().id;
-        self.labels.insert((id, "$end".into()), self.code.len() as u32);
-        self.calls.pop();
-        self.scopes = saved;
-        (self.line, self.source) = (line, source);
-        Ok(())
     }
 }

@@ -7,15 +7,15 @@ use crate::parse::{Cursor, GlobalVar};
 
 /// An operand as it is written.
 #[derive(Clone, Debug)]
-pub(crate) enum Arg {
-    Word(String),
-    Negative(String),
-    Not(String),
-    Pair(Box<Arg>, Box<Arg>),
-    Vector(Vec<Arg>),
+pub(crate) enum Arg<'a> {
+    Word(&'a str),
+    Negative(&'a str),
+    Not(&'a str),
+    Pair(Box<Arg<'a>>, Box<Arg<'a>>),
+    Vector(Vec<Arg<'a>>),
     /// Base, offset, and what else stands between the brackets (coordinates of bulk copies).
-    Memory(Box<Arg>, i64, #[allow(dead_code)] Vec<Arg>),
-    Paren(Vec<Arg>),
+    Memory(Box<Arg<'a>>, i64, Vec<Arg<'a>>),
+    Paren(Vec<Arg<'a>>),
 }
 
 impl Emit<'_> {
@@ -25,7 +25,12 @@ impl Emit<'_> {
 
     /// The row and type of a declared register.
     pub fn register(&self, name: &str) -> Option<(Row, Ty)> {
-        self.scopes.iter().rev().find_map(|s| s.regs.get(name)).copied()
+        let (family, number) = split_number(name);
+        self.scopes.iter().rev().find_map(|scope| {
+            let found = scope.families.iter().find(|f| f.name == family && number.is_some_and(|n| n < f.count));
+            let found = found.zip(number).map(|(f, n)| (f.first + n, f.ty));
+            found.or_else(|| scope.regs.get(name).copied())
+        })
     }
 
     /// The row with the address of a symbol, and where a parameter's or local's address belongs.
@@ -68,7 +73,7 @@ impl Emit<'_> {
     pub fn typed_value(&mut self, arg: &Arg, ty: Option<Ty>) -> Result<Row, String> {
         match arg {
             Arg::Word(w) => {
-                if w == "_" {
+                if *w == "_" {
                     return Ok(ZERO);
                 }
                 if let Some((row, _)) = self.register(w) {
@@ -108,7 +113,7 @@ impl Emit<'_> {
     /// The row of a destination register.
     pub fn dest(&mut self, arg: &Arg) -> Result<Row, String> {
         match arg {
-            Arg::Word(w) if w == "_" => Ok(SINK),
+            Arg::Word(w) if *w == "_" => Ok(SINK),
             Arg::Word(w) => self.register(w).map(|(r, _)| r).ok_or_else(|| format!("no register `{w}`")),
             _ => Err("this destination isn't supported".into()),
         }
@@ -176,7 +181,16 @@ impl Emit<'_> {
     }
 }
 
-fn list(at: &mut Cursor, close: char) -> Result<Vec<Arg>, String> {
+/// The name and the number of a register of a family: `%r12`.
+fn split_number(name: &str) -> (&str, Option<u32>) {
+    let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (family, number) = name.split_at(name.len() - digits);
+    // Names with leading zeros aren't numbers.
+    let plain = digits == 1 || digits < 10 && !number.starts_with('0');
+    (family, if plain { number.parse().ok() } else { None })
+}
+
+fn list<'a>(at: &mut Cursor<'a>, close: char) -> Result<Vec<Arg<'a>>, String> {
     let mut out = Vec::new();
     while !at.eat(close) {
         if at.peek().is_none() {
@@ -189,7 +203,7 @@ fn list(at: &mut Cursor, close: char) -> Result<Vec<Arg>, String> {
     Ok(out)
 }
 
-pub(super) fn argument(at: &mut Cursor) -> Result<Arg, String> {
+pub(super) fn argument<'a>(at: &mut Cursor<'a>) -> Result<Arg<'a>, String> {
     if at.eat('{') {
         return Ok(Arg::Vector(list(at, '}')?));
     }
@@ -213,13 +227,13 @@ pub(super) fn argument(at: &mut Cursor) -> Result<Arg, String> {
         return Ok(Arg::Memory(Box::new(base), offset, rest));
     }
     if at.eat('-') {
-        return Ok(Arg::Negative(at.word()?.to_string()));
+        return Ok(Arg::Negative(at.word()?));
     }
     if at.eat('!') {
-        return Ok(Arg::Not(at.word()?.to_string()));
+        return Ok(Arg::Not(at.word()?));
     }
     let word = at.word().map_err(|_| "expected an operand".to_string())?;
-    let arg = Arg::Word(word.to_string());
+    let arg = Arg::Word(word);
     if at.eat('|') {
         return Ok(Arg::Pair(Box::new(arg), Box::new(argument(at)?)));
     }

@@ -154,7 +154,7 @@ impl Block<'_> {
                 return (i, pc, Fault::new(FaultKind::MissingLanes, lane as u32, message));
             }
         }
-        if let Some(found) = self.stuck_group() {
+        if let Some(found) = self.stuck_group().or_else(|| self.stuck_waiting()) {
             return found;
         }
         for (id, barrier) in self.barriers.iter().enumerate() {

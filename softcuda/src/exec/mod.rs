@@ -4,6 +4,7 @@ mod access;
 mod alu;
 mod atomic;
 mod barrier;
+mod bulk;
 mod collective;
 mod convert;
 mod copy;
@@ -13,17 +14,26 @@ mod group;
 mod half;
 mod integer;
 mod matrix;
+mod mbarrier;
+mod mma;
 mod product;
 mod proxy;
 mod shadow;
 mod warp;
 
-use crate::error::Fault;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::error::{Fault, FaultKind};
 use crate::module::Grid;
 use crate::op::{Kernel, Special};
 use crate::stats::Stats;
 use barrier::Barrier;
+use bulk::Copy;
 use group::Meeting;
+use mbarrier::MBarrier;
 use product::Tile;
 use shadow::Shadow;
 use warp::Warp;
@@ -67,45 +77,80 @@ pub(crate) struct Block<'a> {
     pub meetings: Vec<Meeting>,
     /// Factors of products that some warps of a group have used already.
     pub tiles: Vec<Tile>,
+    pub mbarriers: HashMap<u32, MBarrier>,
+    /// Bulk copies to shared memory that are under way.
+    pub copies: VecDeque<Copy>,
+    /// Something happened that waits for barriers in shared memory may depend on.
+    pub moved: bool,
     pub stats: Stats,
     /// The host has vector and fused multiply-add instructions.
     pub fast: bool,
     pub ticks: u64,
 }
 
-/// Runs a whole grid.
+/// Runs a whole grid. Blocks that can't see each other's work run on several threads; the result, the counts and the
+/// fault, if there is one, are those of running them in order.
 pub(crate) fn run(kernel: &Kernel, grid: Grid, params: &[u8], ranges: &[(u64, u64)]) -> Result<Stats, Located> {
-    let threads = grid.units.iter().product::<u32>();
-    let warps = threads.div_ceil(32) as usize;
-    let shared_bytes =
-        if grid.dynamic_shared > 0 { kernel.dynamic_base + grid.dynamic_shared } else { kernel.static_shared };
-    let mut block = Block {
-        kernel,
-        grid,
-        index: [0; 3],
-        params,
-        ranges,
-        recent: vec![(1, 0); kernel.code.len()],
-        shared: vec![0; shared_bytes.next_multiple_of(16) as usize],
-        shadow: Shadow::new(shared_bytes, warps),
-        barriers: (0..16).map(|_| Barrier::new(warps)).collect(),
-        warps: (0..warps).map(|w| Warp::new(kernel, w as u32, threads)).collect(),
-        meetings: vec![Meeting::default(); warps.div_ceil(4)],
-        tiles: Vec::new(),
-        stats: Stats::default(),
-        fast: fast_host(),
-        ticks: 0,
-    };
-    for z in 0..grid.cubes[2] {
-        for y in 0..grid.cubes[1] {
-            for x in 0..grid.cubes[0] {
-                block.index = [x, y, z];
-                block.reset();
-                block.run()?;
+    let total = grid.cubes.iter().map(|n| u64::from(*n)).product::<u64>();
+    let queue = Queue { next: AtomicU64::new(1), end: AtomicU64::new(total), faults: Mutex::new(Vec::new()) };
+    let mut block = Block::new(kernel, grid, params, ranges);
+    let begin = Instant::now();
+    block.run_at(0)?;
+    let workers = if kernel.independent { threads().min(total.saturating_sub(1)) } else { 1 };
+    // Threads cost more than what little work there may be.
+    let worth = begin.elapsed().saturating_mul(total.min(1 << 20) as u32 - 1) > Duration::from_micros(500);
+    let stats = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..if worth { workers } else { 1 })
+            .map(|_| scope.spawn(|| queue.drain(Block::new(kernel, grid, params, ranges))))
+            .collect();
+        let mut stats = queue.drain(block);
+        for helper in helpers {
+            match helper.join() {
+                Ok(more) => stats.add(&more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        stats
+    });
+    let faults = queue.faults.into_inner().unwrap_or_else(|broken| broken.into_inner());
+    match faults.into_iter().min_by_key(|(index, _)| *index) {
+        Some((_, fault)) => Err(fault),
+        None => Ok(stats),
+    }
+}
+
+/// Blocks that nobody has begun yet.
+struct Queue {
+    next: AtomicU64,
+    /// Blocks from here on don't matter any more.
+    end: AtomicU64,
+    faults: Mutex<Vec<(u64, Located)>>,
+}
+
+impl Queue {
+    /// Runs blocks until there are none. They are begun in order: all before a fault end on their own.
+    fn drain(&self, mut block: Block) -> Stats {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.end.load(Ordering::Relaxed) {
+                return block.stats;
+            }
+            if let Err(fault) = block.run_at(index) {
+                self.end.fetch_min(index, Ordering::Relaxed);
+                self.faults.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, fault));
+                return block.stats;
             }
         }
     }
-    Ok(block.stats)
+}
+
+/// Threads that run blocks: `SOFTCUDA_THREADS`, or as many as the host has.
+fn threads() -> u64 {
+    static COUNT: OnceLock<u64> = OnceLock::new();
+    *COUNT.get_or_init(|| {
+        let asked = std::env::var("SOFTCUDA_THREADS").ok().and_then(|n| n.parse().ok());
+        asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(16) as u64)).max(1)
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -118,11 +163,47 @@ fn fast_host() -> bool {
     false
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    fn new(kernel: &'a Kernel, grid: Grid, params: &'a [u8], ranges: &'a [(u64, u64)]) -> Self {
+        let threads = grid.units.iter().product::<u32>();
+        let warps = threads.div_ceil(32) as usize;
+        let shared_bytes =
+            if grid.dynamic_shared > 0 { kernel.dynamic_base + grid.dynamic_shared } else { kernel.static_shared };
+        Block {
+            kernel,
+            grid,
+            index: [0; 3],
+            params,
+            ranges,
+            recent: vec![(1, 0); kernel.code.len()],
+            shared: vec![0; shared_bytes.next_multiple_of(16) as usize],
+            shadow: Shadow::new(shared_bytes, warps, kernel.bulk),
+            barriers: (0..16).map(|_| Barrier::new(warps + usize::from(kernel.bulk))).collect(),
+            warps: (0..warps).map(|w| Warp::new(kernel, w as u32, threads)).collect(),
+            meetings: vec![Meeting::default(); warps.div_ceil(4)],
+            tiles: Vec::new(),
+            mbarriers: HashMap::new(),
+            copies: VecDeque::new(),
+            moved: false,
+            stats: Stats::default(),
+            fast: fast_host(),
+            ticks: 0,
+        }
+    }
+
+    fn run_at(&mut self, index: u64) -> Result<(), Located> {
+        let [x, y] = [self.grid.cubes[0], self.grid.cubes[1]].map(u64::from);
+        self.index = [index % x, index / x % y, index / x / y].map(|n| n as u32);
+        self.reset();
+        self.run()
+    }
+
     fn reset(&mut self) {
         self.shadow.reset();
         self.meetings.fill(Meeting::default());
         self.tiles.clear();
+        self.mbarriers.clear();
+        self.copies.clear();
         for barrier in &mut self.barriers {
             barrier.reset();
         }
@@ -163,15 +244,18 @@ impl Block<'_> {
     }
 
     fn run(&mut self) -> Result<(), Located> {
+        // Waits for barriers in shared memory are loops, which may also count how often they tried.
+        let mut idle = 0;
         loop {
             let mut progress = false;
             for w in 0..self.warps.len() {
                 if self.warps[w].candidates() == 0 {
                     continue;
                 }
-                progress = true;
+                self.moved = false;
                 let mut warp = std::mem::take(&mut self.warps[w]);
                 let result = self.run_warp(&mut warp);
+                progress |= self.moved || warp.polling == 0 || warp.candidates() & !warp.polling != 0;
                 self.warps[w] = warp;
                 if let Err((pc, fault)) = result {
                     return Err(self.locate(w, pc, fault));
@@ -182,9 +266,18 @@ impl Block<'_> {
                 Err((w, pc, fault)) => return Err(self.locate(w, pc, fault)),
             }
             if self.warps.iter().all(|w| w.alive() == 0) {
+                if let Some(copy) = self.copies.front() {
+                    let message = "the block ends while a bulk copy to its shared memory is under way";
+                    let fault = Fault::new(FaultKind::PendingCopy, copy.lane as u32, message);
+                    return Err(self.locate(copy.warp, copy.pc, fault));
+                }
                 return Ok(());
             }
-            if !progress {
+            if !progress && self.land() {
+                continue;
+            }
+            idle = if progress { 0 } else { idle + 1 };
+            if idle > 100 || idle > 0 && self.warps.iter().all(|w| w.polling == 0) {
                 let (w, pc, fault) = self.stuck();
                 return Err(self.locate(w, pc, fault));
             }

@@ -1,7 +1,7 @@
 //! What asynchronous readers of shared memory need to know: which bytes they read while they are under way, and what the
 //! writers of those bytes have shown them by `fence.proxy.async`.
 
-use super::shadow::{Access, Broken, PENDING, SPLIT, Shadow, WRITTEN, at_byte};
+use super::shadow::{Access, BARRIER, Broken, COPIED, PENDING, SPLIT, Shadow, WRITTEN, at_byte};
 use crate::error::FaultKind;
 
 impl Shadow {
@@ -21,6 +21,11 @@ impl Shadow {
             let seen = self.clocks[w as usize * self.warps + u];
             let list = &self.shown[u];
             let before = &list[..list.partition_point(|(clock, _)| *clock < seen)];
+            if self.copier == Some(u) {
+                // Asynchronous writes need no fence.
+                *slot = seen;
+                continue;
+            }
             *slot = before.iter().rev().find(|(_, missing)| *missing == 0).map_or(0, |(clock, _)| *clock);
         }
     }
@@ -39,6 +44,52 @@ impl Shadow {
             }
         }
         Ok(())
+    }
+
+    /// A bulk copy of warp `w` into `bytes` at `at` begins; both are multiples of 16.
+    pub fn copy_begins(&mut self, w: u32, lane: usize, at: u32, bytes: u32) -> Result<(), Broken> {
+        for place in (at..at + bytes).step_by(16) {
+            let first = place as usize / 4;
+            let before: [_; 4] = std::array::from_fn(|i| self.words[first + i]);
+            self.touch(w, lane, place, 16, Access::Begin)?;
+            for (cell, byte) in before.iter().zip((place..).step_by(4)) {
+                // A write of before could come after the copy if nothing keeps them in order.
+                if cell.flags & (WRITTEN | SPLIT) == WRITTEN {
+                    self.visible(w, cell, byte)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// It is there: the copier wrote the bytes after all that `seen` is ordered after. Returns what those who wait for
+    /// it are ordered after.
+    pub fn copy_lands(&mut self, at: u32, bytes: u32, seen: &[u32]) -> Vec<u32> {
+        let copier = self.copier.unwrap_or(0);
+        self.join(copier, seen);
+        let clock = self.clock(copier).to_vec();
+        let cell = super::shadow::Cell {
+            clock: clock[copier],
+            writer: copier as u8,
+            flags: WRITTEN | COPIED,
+            ..Default::default()
+        };
+        self.words[at as usize / 4..(at + bytes) as usize / 4].fill(cell);
+        self.tick(copier);
+        clock
+    }
+
+    /// Whether warp `w` is ordered after the last write of the word at `at`.
+    pub fn ordered(&self, w: u32, at: u32) -> bool {
+        let cell = &self.words[at as usize / 4];
+        u32::from(cell.writer) == w || self.clock(w as usize)[cell.writer as usize] >= cell.clock
+    }
+
+    /// The eight bytes at `at` become a barrier, or are one no longer.
+    pub fn reserve(&mut self, at: u32, barrier: bool) {
+        for cell in &mut self.words[at as usize / 4..][..2] {
+            cell.flags = if barrier { BARRIER } else { 0 };
+        }
     }
 
     fn product_begins_slowly(&mut self, w: u32, at: u32) -> Result<(), Broken> {
@@ -95,7 +146,7 @@ impl Shadow {
     pub fn unread(&self, at: u32, size: u32) -> Result<(), Broken> {
         for part in at / 16..(at + size).div_ceil(16) {
             if self.products[part as usize] != 0 {
-                let message = "write to shared memory that a wgmma under way reads";
+                let message = "write to shared memory that a wgmma or a bulk copy under way reads";
                 return Err(at_byte((FaultKind::PendingProduct, message.into()), at.max(part * 16)));
             }
         }

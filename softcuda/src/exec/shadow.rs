@@ -9,6 +9,10 @@ pub(super) const WRITTEN: u8 = 1;
 const ATOMIC: u8 = 2;
 pub(super) const PENDING: u8 = 4;
 pub(super) const SPLIT: u8 = 8;
+/// The word belongs to an `mbarrier`.
+pub(super) const BARRIER: u8 = 16;
+/// A bulk copy wrote it.
+pub(super) const COPIED: u8 = 32;
 
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cell {
@@ -38,6 +42,8 @@ pub(crate) enum Access {
 pub(crate) struct Shadow {
     pub bytes: u32,
     pub(super) warps: usize,
+    /// Stands for bulk copies among the warps.
+    pub(super) copier: Option<usize>,
     pub(super) words: Vec<Cell>,
     /// `word_reads[w * words + i]`: the clock at which warp `w` read word `i`.
     pub(super) word_reads: Vec<u32>,
@@ -57,11 +63,15 @@ pub(crate) struct Shadow {
 pub(crate) type Broken = (FaultKind, String);
 
 impl Shadow {
-    pub fn new(bytes: u32, warps: usize) -> Shadow {
+    /// `copies`: bulk copies take part as one more warp, the last.
+    pub fn new(bytes: u32, warps: usize, copies: bool) -> Shadow {
+        let copier = copies.then_some(warps);
+        let warps = warps + usize::from(copies);
         let words = bytes.div_ceil(4) as usize;
         let mut shadow = Shadow {
             bytes,
             warps,
+            copier,
             words: vec![Cell::default(); words],
             word_reads: vec![0; words * warps],
             narrow: Vec::new(),
@@ -147,7 +157,7 @@ impl Shadow {
         for cell in &self.words[from..to] {
             let pending = cell.flags & PENDING != 0 && access != Access::End;
             let ordered = u32::from(cell.writer) == w || clocks[cell.writer as usize] >= cell.clock;
-            if cell.flags & SPLIT != 0 || pending || !ordered {
+            if cell.flags & (SPLIT | BARRIER) != 0 || pending || !ordered {
                 return false;
             }
             readers |= cell.readers;
@@ -239,6 +249,9 @@ fn check(
         *cell = Cell { readers: 0, clock: own, writer: w as u8, flags: WRITTEN, lane: lane as u8 };
         return Ok(());
     }
+    if cell.flags & BARRIER != 0 {
+        return Err((FaultKind::Trap, "access to the bytes of an mbarrier".into()));
+    }
     if cell.flags & PENDING != 0 {
         let what = match access {
             Access::Read => "read of shared memory before the asynchronous copy into it was waited for",
@@ -255,6 +268,10 @@ fn check(
                 FaultKind::Uninitialised,
                 "read of shared memory that was never written in this block".into(),
             ));
+        }
+        if !ordered && cell.flags & COPIED != 0 {
+            let message = format!("data race: warp {w} reads what a bulk copy wrote without waiting for its mbarrier");
+            return Err((FaultKind::Race, message));
         }
         if !ordered {
             let message = format!("data race: warp {w} reads what warp {writer} wrote without a barrier between");

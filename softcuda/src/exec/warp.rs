@@ -1,5 +1,6 @@
 //! The state of a warp and its main loop. Each lane has its own program counter; those with the smallest run together.
 
+use super::bulk::Copy;
 use super::copy::Pending;
 use super::group::op_needs_group;
 use super::product::Products;
@@ -27,6 +28,12 @@ pub(crate) struct Warp<'a> {
     /// Number of groups of copies that each lane has committed.
     pub groups: [u32; 32],
     pub products: Products<'a>,
+    /// Lanes whose last test of a barrier in shared memory failed: others go first.
+    pub polling: u32,
+    /// Bulk copies from shared memory that were not waited for.
+    pub stores: Vec<Copy>,
+    /// Number of groups of them that each lane has committed.
+    pub bulk_groups: [u32; 32],
     /// The other warps of the group are at the same instruction.
     pub met: bool,
 }
@@ -53,6 +60,9 @@ impl Warp<'_> {
         self.pending.clear();
         self.groups = [0; 32];
         self.met = false;
+        self.polling = 0;
+        self.stores.clear();
+        self.bulk_groups = [0; 32];
         if !kernel.product_registers.is_empty() {
             self.products.reset(kernel.rows as usize);
         }
@@ -84,8 +94,9 @@ impl<'a> Block<'a> {
     pub fn run_warp(&mut self, w: &mut Warp<'a>) -> Result<(), (u32, Box<Fault>)> {
         let kernel = self.kernel;
         let code = kernel.code.as_slice();
+        w.polling = 0;
         'group: loop {
-            let candidates = w.candidates();
+            let candidates = w.candidates() & !w.polling;
             if candidates == 0 {
                 return Ok(());
             }
@@ -102,6 +113,7 @@ impl<'a> Block<'a> {
             }
             let others = runnable & !group;
             w.waiting &= !group;
+            w.polling &= !group;
             loop {
                 let inst = &code[pc as usize];
                 let mut mask = group;
@@ -142,6 +154,11 @@ impl<'a> Block<'a> {
                     Op::Exit => {
                         if mask != 0 {
                             self.finish_copies(w, mask).map_err(|f| (pc, f))?;
+                            if let Some(copy) = w.stores.iter().find(|c| mask >> c.lane & 1 != 0) {
+                                let message = "exit while a bulk copy from shared memory is under way";
+                                return Err((pc, Fault::new(FaultKind::PendingCopy, copy.lane as u32, message)));
+                            }
+                            self.moved = true;
                             if w.products.any() {
                                 let message = "exit while products of wgmma are under way";
                                 return Err((pc, Fault::new(FaultKind::PendingProduct, 0, message)));
@@ -153,6 +170,7 @@ impl<'a> Block<'a> {
                     }
                     Op::Bar { .. } => {
                         if mask != 0 {
+                            self.moved = true;
                             self.arrive(w, &inst.op, mask, pc).map_err(|f| (pc, f))?;
                             w.set_pcs(group, pc + 1);
                             continue 'group;
@@ -165,6 +183,16 @@ impl<'a> Block<'a> {
                             w.set_pcs(mask, pc);
                             w.set_pcs(group & !mask, pc + 1);
                             continue 'group;
+                        }
+                    }
+                    op if op_is_mbarrier(op) => {
+                        if mask != 0 {
+                            let failed = self.mbarrier(w, mask, op).map_err(|f| (pc, f))?;
+                            if failed != 0 {
+                                w.polling |= failed;
+                                w.set_pcs(group, pc + 1);
+                                continue 'group;
+                            }
                         }
                     }
                     op if op_needs_group(op) => {
@@ -206,6 +234,17 @@ impl<'a> Block<'a> {
             }
             Op::CpWait { keep } => self.wait_copies(w, mask, Some(*keep)),
             Op::CpWaitAll => self.wait_copies(w, mask, None),
+            Op::Bulk(bulk) => self.bulk(w, mask, pc, bulk),
+            Op::BulkCommit => {
+                for lane in lanes(mask) {
+                    w.bulk_groups[lane] += 1;
+                }
+                Ok(())
+            }
+            Op::BulkWait { keep } => {
+                self.wait_stores(w, mask, *keep);
+                Ok(())
+            }
             Op::ProxyFence => {
                 self.shadow.show(w.id, mask, w.alive());
                 Ok(())
@@ -224,6 +263,19 @@ impl<'a> Block<'a> {
             }
         }
     }
+}
+
+/// Whether the instruction is about a barrier in shared memory.
+fn op_is_mbarrier(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::MbInit { .. }
+            | Op::MbInval { .. }
+            | Op::MbExpect { .. }
+            | Op::MbArrive { .. }
+            | Op::MbWait { .. }
+            | Op::MbPending { .. }
+    )
 }
 
 /// Whether the instruction needs all the lanes that its mask names.
