@@ -56,7 +56,7 @@ pub fn plan_calls(plan: &Plan) -> Vec<Lone> {
     often.flat_map(|(_, calls)| calls).map(|call| Lone::of(plan, call)).collect()
 }
 
-/// Every problem of some calls, each once, in their order.
+/// Every problem of some calls, each once, those of the most work first.
 ///
 /// # Errors
 /// When a call cannot run on the target.
@@ -74,6 +74,7 @@ pub fn problems(calls: Vec<Lone>, target: &Target) -> Result<Vec<Found>, Error> 
             }
         }
     }
+    found.sort_by_key(|f| std::cmp::Reverse(f.lone.call().work().flops));
     Ok(found)
 }
 
@@ -136,7 +137,7 @@ fn with(target: &Target, problem: &Problem, tile: ProblemTile) -> Target {
 /// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of each problem when it is done.
 ///
 /// # Errors
-/// When a call cannot run with the tile that is expected to be best, or the device is lost.
+/// When the device has no room for a call, or is lost.
 pub fn tune(
     gpu: &GpuBackend,
     found: &[Found],
@@ -175,7 +176,6 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
         Ok(measure::median(&mut seconds))
     };
     let expected = expected(problem, target);
-    let expected_s = measured(Choices::default())?;
     let mut tiles = Vec::new();
     for tile in problem.tiles(target) {
         let mut choices = Choices::default();
@@ -188,6 +188,8 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
         };
         tiles.push((tile, TriedTile { tile: tile.into(), seconds, problem: why }));
     }
+    let of_expected = tiles.iter().find(|(tile, _)| Some(*tile) == expected);
+    let expected_s = of_expected.and_then(|(_, tried)| tried.seconds);
     let fastest = tiles.iter().filter_map(|(_, t)| t.seconds).fold(f64::INFINITY, f64::min);
     let rank = |(tile, tried): &(ProblemTile, TriedTile)| match tried.seconds {
         Some(s) if Some(*tile) == expected && s <= NOISE * fastest => 0.0,
@@ -199,7 +201,7 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
         problem: problem.key(),
         op: lone.call().op.name().into(),
         at: lone.call().at.clone(),
-        expected_s: Some(expected_s),
+        expected_s,
         tiles: tiles.into_iter().map(|(_, tried)| tried).collect(),
     })
 }
@@ -207,4 +209,47 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
 /// How tiles are measured on a backend, in so much time each.
 pub fn effort(gpu: &dyn Backend, time: Duration, rotate: Option<u64>) -> Effort {
     Effort { time, rotate: rotate.unwrap_or_else(|| measure::rotation(gpu)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Problems have different names, and tiles that the target takes when they are chosen.
+    #[test]
+    fn the_14b_model_has_problems_with_tiles() {
+        let target = Target::from_name("cuda:sm_90a").unwrap();
+        let found = problems(paper_calls(&target, DType::Bf16).unwrap(), &target).unwrap();
+        assert!(found.len() > 20, "{}", found.len());
+        assert!(found[0].lone.call().work().flops >= found[1].lone.call().work().flops);
+        for f in &found {
+            let tiles = f.problem.tiles(&target);
+            assert!(tiles.len() > 1 && tiles.contains(&expected(&f.problem, &target).unwrap()), "{}", f.problem.key());
+            let plan = f.lone.plan(1, Inputs::Shared);
+            plan.check().unwrap();
+            for tile in tiles {
+                let chosen = with(&target, &f.problem, tile);
+                let call = &plan.calls(Binding::Step)[0];
+                let Ok(Lowered::Device(launches)) = lower_in(&plan, call, &chosen) else {
+                    panic!("{}", f.problem.key())
+                };
+                let text = launches.iter().map(|l| format!("{:?}", l.blueprint.kernel)).collect::<String>();
+                let tile = match tile {
+                    ProblemTile::Product(t) => format!("{t:?}"),
+                    ProblemTile::Attention(t) => format!("{t:?}"),
+                };
+                assert!(text.contains(&tile), "{}: {tile} was chosen, {text}", f.problem.key());
+            }
+        }
+    }
+
+    #[test]
+    fn other_targets_have_no_problems() {
+        for (name, dtype) in [("wgpu", DType::F16), ("cuda:sm_90a", DType::F32), ("cuda:sm_75", DType::F16)] {
+            let target = Target::from_name(name).unwrap();
+            let calls = Set::Tiny.cases(Types { tokens: dtype, matrices: dtype });
+            let calls = calls.iter().map(|c| c.lone().unwrap()).collect();
+            assert!(problems(calls, &target).unwrap().is_empty(), "{name}");
+        }
+    }
 }

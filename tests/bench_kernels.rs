@@ -46,7 +46,8 @@ fn the_document_says_what_was_measured_and_by_what() {
 
     let dir = temp_dir();
     let file = dir.path().join("kernels.json");
-    let run = kernels("--backend wgpu --set tiny --dtype f16 --filter audio.projection --rotate 64kB").with("-o", &file);
+    let run =
+        kernels("--backend wgpu --set tiny --dtype f16 --filter audio.projection --rotate 64kB").with("-o", &file);
     assert!(run.ok().stdout.contains("rotated through copies of 64.0 kB"));
     let gpu: Value = serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON");
     assert_eq!((&gpu["clock"], &gpu["dtype"]), (&json!("host"), &json!("f16")));
@@ -102,7 +103,8 @@ fn tiles_are_measured_kept_and_taken() {
     let spec = "--task t2a --clip 2x4x4@8 --text-tokens 8 --dtype bf16";
     let cache = dir.path().join("cache");
     let of = |run: common::Ccl| run.env("CCL_CACHE_DIR", &cache.to_string_lossy());
-    let tune = ccl(&format!("bench tune --backend cuda --time 1 --filter 1x8x48x32 {spec} --json")).with("--model", &model);
+    let tune =
+        ccl(&format!("bench tune --backend cuda --time 1 --filter 1x8x48x32 {spec} --json")).with("--model", &model);
     let found = of(tune).ok().json();
     let problems = found["problems"].as_array().expect("a list");
     assert_eq!(problems.len(), 1, "{found}");
@@ -147,7 +149,12 @@ fn the_comparison_says_which_bounds_hold() {
         path
     };
     let line = |id: &str, seconds: f64| json!({"id": id, "seconds": seconds});
-    let kernels = [line("video.cca", 1.0), line("video.self_attention", 3.0), line("video.projection", 1.0), line("audio.cca.mix", 1.0)];
+    let kernels = [
+        line("video.cca", 1.0),
+        line("video.self_attention", 3.0),
+        line("video.projection", 1.0),
+        line("audio.cca.mix", 1.0),
+    ];
     let ours = write("ours.json", json!({"device": "a GPU", "dtype": "bf16", "clock": "device", "kernels": kernels}));
     let form = |id: &str, forms: Value, best: &str| {
         let seconds = forms[best].clone();

@@ -46,9 +46,9 @@ fn sampling_says_how_far_it_is_and_where_the_result_is() {
 }
 
 /// Every option that other programs may rely on.
-const OPTIONS: [(&str, &str); 17] = [
+const OPTIONS: [(&str, &str); 19] = [
     ("devices", "--json"),
-    ("compile", "--json --model --task --clip --batch --guidance --dtype --target --output"),
+    ("compile", "--json --model --task --clip --batch --guidance --dtype --target --tuned --output"),
     (
         "explain",
         "--json --model --plan --task --clip --batch --guidance --dtype --target --format --diff --trace --output",
@@ -70,6 +70,11 @@ const OPTIONS: [(&str, &str); 17] = [
         "bench step",
         "--json --model --random-weights --task --clip --guidance --steps --repeat --backend --dtype --seed --trace",
     ),
+    (
+        "bench kernels",
+        "--json --filter --set --dtype --time --budget --rotate --device-spec --backend --threads --output",
+    ),
+    ("bench tune", "--json --backend --model --task --clip --dtype --guidance --time --budget --filter --output"),
     ("bench train", "--json --model --random-weights --task --clip --batch --steps --repeat --backend --seed --trace"),
     ("world eval", "--json --model --task --clips --rate --steps --shift --guidance --scale --seed --backend"),
     ("data synth", "--json --output --clips --rate --seed --shard-size --dtype"),

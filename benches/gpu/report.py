@@ -35,6 +35,9 @@ def compare(ours, theirs, our_step=None):
     bounds = [bound(rows, *b) for b in BOUNDS]
     bounds.append(step_bound(our_step, theirs.get("step")))
     same = not ours or not theirs.get("device") or ours["device"] == theirs["device"]
+    if not same or theirs.get("dry_run"):
+        # Ratios of two machines, or of next to nothing, say nothing.
+        bounds = [b | {"state": "not measured"} for b in bounds]
     return {"ours": ours and {k: ours[k] for k in ("device", "dtype", "clock") if k in ours},
             "theirs": {k: theirs.get(k) for k in ("torch", "device", "dtype", "dry_run")},
             "same_device": same, "rows": rows + alone, "bounds": bounds}

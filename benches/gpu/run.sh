@@ -20,6 +20,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 limit=60000000 # bytes of the binary
 whole=465      # seconds of all parts
+times=1        # how many times as long parts may take
 
 fail() {
   echo "error: $*" >&2
@@ -32,24 +33,25 @@ usage() {
 }
 
 [ $# -ge 1 ] || usage
-arguments=$*
 binary=$(realpath "$1")
 [ -x "$binary" ] || fail "$1 is no program"
 size=$(stat -c %s "$binary")
 [ "$size" -le $limit ] || fail "$1 has $size bytes, more than $limit: strip it"
 shift
-kinds='[^()]*gpu[^()]*' software='' python=python3 peer=''
+kinds='[^()]*gpu[^()]*' software='' python=python3 peer='' arguments=$(basename "$binary")
 while [ $# -gt 0 ]; do
   case "$1" in
     --software) kinds="$kinds|software adapter|software driver" software=yes ;;
     --python) python=${2:-} && shift ;;
-    --peer) peer=$(realpath "${2:-}") && shift ;;
+    --peer) peer=$(realpath "${2:-}") && arguments="$arguments --peer $(basename "$peer")" && shift ;;
     *) fail "there is no option $1" ;;
   esac
   shift
 done
 [ -z "$peer" ] || [ -f "$peer" ] || fail "--peer: $peer is no file"
 libraries=${LD_LIBRARY_PATH:-}
+# Software is slow, whatever the size.
+if [ -n "$software" ]; then times=5; fi
 if [ -n "$software" ] && [ -d "$root/target/softcuda" ]; then libraries=$root/target/softcuda:$libraries; fi
 if [ -n "${CCL_NVRTC_DIR:-}" ]; then
   export CUDA_PATH=${CUDA_PATH:-$CCL_NVRTC_DIR}
@@ -81,9 +83,9 @@ ends=0
 
 # section SECONDS TITLE: a part that may take so long.
 section() {
-  local left=$((whole - SECONDS + began))
+  local left=$((whole * times - SECONDS + began)) most=$(($1 * times))
   printf '\n== %s\n' "$2"
-  ends=$((SECONDS + ($1 < left ? $1 : left)))
+  ends=$((SECONDS + (most < left ? most : left)))
 }
 
 # left: seconds that the part has, at least one.
@@ -103,12 +105,12 @@ ccl() {
   if [ $code = 0 ]; then return; fi
   failed=1
   if [ $code = 124 ]; then echo "the part's time is up" && return; fi
-  tail -5 "$models/log" | hide
+  grep -v '^warning' "$models/log" | tail -5 | hide || true
   echo "exit code $code"
 }
 
 hide() {
-  sed -e "s|$root/||g; s|$models/||g; s|$HOME|~|g"
+  sed -e "s|$root/||g; s|$models/||g; s|$HOME|~|g${peer:+; s|$(dirname "$peer")/||g}"
 }
 
 # json FILE FIELD: a number of a JSON document.
@@ -116,12 +118,11 @@ json() {
   sed -nE "s/^ *\"$2\": ([0-9.e+-]+),?\$/\1/p" "$1" | head -1
 }
 
-# parity BACKEND DTYPE TOLERANCE: every case; on a software driver of CUDA, which interprets, the smallest in one precision.
+# parity BACKEND DTYPE TOLERANCE: every case that has results of a forward pass; of a dry run the smallest.
 parity() {
-  local case
-  for case in "$root"/tests/cases/*/; do
-    case=${case%/}
-    if [ -n "$software" ] && [ "$1" = cuda ] && [ "$case" != "$root/tests/cases/small" ]; then continue; fi
+  local case cases=(head128 image shifted small)
+  if [ -n "$software" ]; then cases=(small); fi
+  for case in "${cases[@]/#/$root/tests/cases/}"; do
     ccl verify --model "$case" --inputs "$case/inputs.safetensors" --expected "$case/expected.safetensors" \
       --backend "$1" --dtype "$2" --tolerance "$3"
   done
@@ -235,7 +236,7 @@ rm -f "$results"-{kernels,tuned,step,torch}.json "$results-ratios.svg"
   if [ -n "$software" ]; then echo "DRY RUN on software that imitates GPUs: nothing here is a GPU's"; fi
   echo "date:    $(date -u +%FT%TZ)"
   echo "device:  $device"
-  echo "command: benches/gpu/run.sh $(hide <<<"${arguments/$binary/$(basename "$binary")}")"
+  echo "command: benches/gpu/run.sh $arguments${software:+ --software}"
   echo "binary:  $size bytes, $("$binary" --version)"
   command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
   section 10 "devices"

@@ -76,7 +76,8 @@ class Maker:
         """Makers of cases, the most telling first."""
         return [self.projection, self.self_attention, self.cca, self.ffn_up, self.ffn_down, self.norm_modulate, self.norm_rope,
                 self.projection_gate, self.text_attention, self.gate_residual, self.cca_keys, self.layer_norm,
-                self.self_attention_gradient, self.cca_gradient, self.dx, self.dw, self.norm_gradient, self.adam_w]
+                self.self_attention_gradient, self.cca_gradient, self.dx, self.dw, self.ffn_dx, self.ffn_dw, self.norm_gradient,
+                self.adam_w]
 
     # Products.
     def linear(self, name, m, n, k):
@@ -107,13 +108,25 @@ class Maker:
         make = lambda: (self.tokens(1, self.m, self.d), self.weight(self.ffn, self.d), self.weight(self.ffn))
         return self.case("ffn.up", make, {self.fused: self.compile(chain)})
 
+    def product_dx(self, name, n):
+        make = lambda: (self.tokens(self.m, n), self.weight(n, self.d))
+        return self.case(f"{name}.dx", make, {"cublas": lambda g, w: g @ w})
+
+    def product_dw(self, name, n):
+        make = lambda: (self.tokens(self.m, n), self.tokens(self.m, self.d))
+        return self.case(f"{name}.dw", make, {"cublas": lambda g, x: g.t() @ x})
+
     def dx(self):
-        make = lambda: (self.tokens(self.m, self.d), self.weight(self.d, self.d))
-        return self.case("projection.dx", make, {"cublas": lambda g, w: g @ w})
+        return self.product_dx("projection", self.d)
 
     def dw(self):
-        make = lambda: (self.tokens(self.m, self.d), self.tokens(self.m, self.d))
-        return self.case("projection.dw", make, {"cublas": lambda g, x: g.t() @ x})
+        return self.product_dw("projection", self.d)
+
+    def ffn_dx(self):
+        return self.product_dx("ffn.up", self.ffn)
+
+    def ffn_dw(self):
+        return self.product_dw("ffn.up", self.ffn)
 
     # Attention; tokens lie as the projections leave them.
     def kinds(self):
@@ -284,8 +297,9 @@ def flops(case_id, sizes):
     frames, per, length = sizes.grid
     m, others = (frames * per, length) if video else (length, frames * per)
     other_d = (sizes.audio if video else sizes.video)[0]
-    products = {"projection": m * d * d, "projection.gate": m * d * d, "projection.dx": m * d * d, "projection.dw": m * d * d,
-                "ffn.up": m * ffn * d, "ffn.down": m * ffn * d, "cca.keys": others * d * other_d,
+    square, feed = m * d * d, m * ffn * d
+    products = {"projection": square, "projection.gate": square, "projection.dx": square, "projection.dw": square, "ffn.up": feed,
+                "ffn.down": feed, "ffn.up.dx": feed, "ffn.up.dw": feed, "cca.keys": others * d * other_d,
                 "self_attention": 2 * m * m * d, "text_attention": 2 * m * sizes.text * d}
     return 2 * products.get(name, 0)
 

@@ -88,6 +88,16 @@ struct Measured {
     /// Kernels that were not started, the time being up.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     skipped: Vec<String>,
+    /// Kernels that do not run here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failed: Vec<Failure>,
+}
+
+/// A kernel that does not run.
+#[derive(Serialize)]
+struct Failure {
+    id: String,
+    problem: String,
 }
 
 /// One kernel.
@@ -165,14 +175,18 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         time: Duration::from_millis(args.time),
         rotate: args.rotate.unwrap_or_else(|| measure::rotation(backend)),
     };
-    let (begin, mut kernels, mut skipped) = (Instant::now(), Vec::new(), Vec::new());
+    let (begin, mut kernels, mut skipped, mut failed) = (Instant::now(), Vec::new(), Vec::new(), Vec::new());
     for case in list {
         if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
             skipped.push(case.id.clone());
             continue;
         }
         tracing::info!("measuring {}", case.id);
-        kernels.push(Line::new(case.measure(backend, effort)?, &peak, types.tokens));
+        match case.measure(backend, effort) {
+            Ok(timing) => kernels.push(Line::new(timing, &peak, types.tokens)),
+            // The others may run all the same.
+            Err(e) => failed.push(Failure { id: case.id.clone(), problem: e.to_string() }),
+        }
     }
     let measured = Measured {
         device: info.name,
@@ -190,12 +204,21 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         peak_bandwidth: peak.bandwidth,
         kernels,
         skipped,
+        failed,
     };
     if let Some(path) = &args.output {
         let text = serde_json::to_string_pretty(&measured).map_err(|e| Error::Failed(format!("JSON: {e}")))?;
         write::write_atomic(path, format!("{text}\n").as_bytes())?;
     }
-    if json { crate::cli::print_json(&measured) } else { say(&measured, backend) }
+    if json { crate::cli::print_json(&measured) } else { say(&measured, backend) }?;
+    match measured.failed.as_slice() {
+        [] => Ok(()),
+        [f, rest @ ..] => {
+            let more =
+                if rest.is_empty() { String::new() } else { format!(" ({} more kernels do not run)", rest.len()) };
+            Err(Error::Failed(format!("{}: {}{more}", f.id, f.problem)))
+        }
+    }
 }
 
 fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
@@ -224,6 +247,9 @@ fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
             line.gb_per_s,
             100.0 * line.roofline
         ))?;
+    }
+    for Failure { id, problem } in &m.failed {
+        print(&format!("  {id:<46} does not run: {problem}"))?;
     }
     match m.skipped.as_slice() {
         [] => Ok(()),
