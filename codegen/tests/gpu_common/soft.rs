@@ -39,7 +39,12 @@ impl Soft {
 
     /// Runs a call and returns its outputs and what the launches did; `None` where the host is to run it. Outputs start as NaN, save
     /// those in place.
-    pub fn run(&self, target: &Target, call: &Call, inputs: &[Buffer]) -> Option<(Vec<Vec<f64>>, Vec<(Launch, Stats)>)> {
+    pub fn run(
+        &self,
+        target: &Target,
+        call: &Call,
+        inputs: &[Buffer],
+    ) -> Option<(Vec<Vec<f64>>, Vec<(Launch, Stats)>)> {
         let launches = match lower(call, target).unwrap_or_else(|e| panic!("{e}")) {
             Lowered::Host => return None,
             Lowered::Device(launches) => launches,

@@ -13,7 +13,8 @@
 //! - MN-major, swizzled: chunk `c` along M or N, depth `k` at `c % W * 16 + c / W * LBO + k % 8 * 16 W + k / 8 * SBO`;
 //! - MN-major, not swizzled: `c * SBO + k % 8 * 16 + k / 8 * LBO`: the offsets change their roles.
 //!
-//! The table of the PTX ISA ("Strides") says the same. Swizzles exchange bits of the address itself (`Swizzle<3,4,3>`:
+//! The tables of the PTX ISA ("Leading Dimension Byte Offset", "Stride Dimension Byte Offset" of wgmma) say the same, and
+//! ThunderKittens fills its descriptors so (`st_descriptor`: MN-major of 128 bytes with 1024 as SBO, K-major with any LBO). Swizzles exchange bits of the address itself (`Swizzle<3,4,3>`:
 //! bits 4 to 6 are XORed with bits 7 to 9; two bits for 64 bytes, one for 32), after all offsets were added: that is why a
 //! start address advanced by 32 bytes within a row of 128 finds the next 16 of the depth (CUTLASS, `DescriptorIterator`).
 

@@ -46,14 +46,14 @@ impl Block<'_> {
             let rows = &rows[m * 8..][..8];
             let shared = &self.shared;
             let half = |at: usize| u64::from(u16::from_le_bytes([shared[at], shared[at + 1]]));
-            w.regs[*target as usize] = std::array::from_fn(|lane| {
+            for (lane, slot) in w.regs[*target as usize].iter_mut().enumerate() {
                 let (i, j) = (lane / 4, lane % 4 * 2);
-                if trans {
+                *slot = if trans {
                     half(rows[j] + i * 2) | half(rows[j + 1] + i * 2) << 16
                 } else {
                     half(rows[i] + j * 2) | half(rows[i] + j * 2 + 2) << 16
-                }
-            });
+                };
+            }
         }
         Ok(())
     }

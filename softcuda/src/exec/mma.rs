@@ -212,9 +212,11 @@ fn multiply_halves_body(regs: &mut [Lanes], mma: &Mma) {
     }
     for (half, sum) in sums.iter().enumerate() {
         if wide {
-            let bits = |e: usize| std::array::from_fn(|lane| u64::from(sum[lane * 2 + e].to_bits()));
-            regs[mma.d[half * 2] as usize] = bits(0);
-            regs[mma.d[half * 2 + 1] as usize] = bits(1);
+            for e in 0..2 {
+                for (slot, pair) in regs[mma.d[half * 2 + e] as usize].iter_mut().zip(sum.chunks_exact(2)) {
+                    *slot = u64::from(pair[e].to_bits());
+                }
+            }
         } else {
             regs[mma.d[half] as usize] = std::array::from_fn(|lane| {
                 let bits = |e: usize| u64::from(from_f32(Kind::F16, sum[lane * 2 + e]));

@@ -152,7 +152,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
     let sources = if plan.context > 0 { 5 } else { 3 };
     readable(&args, sources)?;
     let batches: usize = shape[..r - 3].iter().product();
-    let (keys, queries, cubes) = (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
+    let (keys, queries, cubes) =
+        (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
     let problem = AttentionProblem { dim: dim as u32, queries, keys, cubes };
     let tensor = if on_tensor_cores(call, target, sources, dim) { problem.tile(target) } else { None };
     let plain = tile(target, dim, plan.queries);
@@ -174,7 +175,9 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
             let dim = dim as u32;
             Kernel::TensorAttention(TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile })
         }
-        (None, Some(tile)) => Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile }),
+        (None, Some(tile)) => {
+            Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile })
+        }
         (None, None) => return Err(too_wide(&args, dim)),
     };
     Ok(vec![args.launch(kernel, cubes, units)?])
@@ -183,8 +186,9 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
 /// Whether tensor cores can do it: heads of a width that they take, operands of half precision whose rows are aligned.
 pub(super) fn on_tensor_cores(call: &Call, target: &Target, sources: usize, dim: usize) -> bool {
     let aligned = |o: &Operand| {
-        let outer = &o.strides[..o.strides.len() - 1];
-        o.ty.dtype.is_half() && o.offset % 8 == 0 && outer.iter().all(|s| s % 8 == 0)
+        let rows = o.ty.shape.iter().zip(&o.strides).take(o.ty.rank() - 1);
+        // Of a dimension of one element the stride says nothing.
+        o.ty.dtype.is_half() && o.offset % 8 == 0 && rows.into_iter().all(|(&n, s)| n == 1 || s % 8 == 0)
     };
     !target.tensor_cores().is_empty() && [16, 32, 64, 128].contains(&dim) && call.inputs[..sources].iter().all(aligned)
 }

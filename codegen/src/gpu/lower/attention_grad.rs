@@ -47,7 +47,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Context => (plan.context, [Some(3), Some(4)]),
     };
     // Keys and values, context, result and gradient: all in half precision.
-    let tensor = on_tensor_cores(call, target, o + 2, dim).then(|| GradTile::of(target, side, dim as u32, rows)).flatten();
+    let tensor =
+        on_tensor_cores(call, target, o + 2, dim).then(|| GradTile::of(target, side, dim as u32, rows)).flatten();
     let plain = tile(target, side, dim, rows);
     let (kept_rows, units) = match (tensor, plain) {
         (Some(tile), _) => (tile.kept(), [tile.units(), 1, 1]),

@@ -49,26 +49,23 @@ struct Factor {
 }
 
 impl Parts {
-    /// Whether tensor cores can do it: factors of half precision, each with neighbours along the depth or along its rows.
+    /// Whether tensor cores can do it: factors of half precision.
     fn on_tensor_cores(&self, call: &Call, target: &Target) -> bool {
-        let halves = call.inputs[..2].iter().all(|o| o.ty.dtype.is_half());
-        halves && !target.tensor_cores().is_empty() && [&self.a, &self.b].iter().all(|f| f.is_along() || f.is_across())
+        !target.tensor_cores().is_empty() && call.inputs[..2].iter().all(|o| o.ty.dtype.is_half())
     }
 }
 
 impl Factor {
-    /// Whether neighbours in memory are neighbours along the depth.
+    /// Whether a tile of it is brought to shared memory along the depth: where that is contiguous, or nothing is.
     fn is_along(&self) -> bool {
-        self.inner == 1
+        self.inner == 1 || self.outer != [1]
     }
 
-    /// Whether neighbours in memory are neighbouring rows, or columns of the right factor.
-    fn is_across(&self) -> bool {
-        self.outer == [1]
-    }
-
-    /// How many neighbours are sure to be aligned together, up to eight.
+    /// How many neighbours are sure to be aligned together, up to eight; 0 where there are no neighbours.
     fn align(&self) -> u32 {
+        if self.inner != 1 && self.outer != [1] {
+            return 0;
+        }
         let steps = if self.is_along() { self.outer.as_slice() } else { std::slice::from_ref(&self.inner) };
         let all = steps.iter().chain(&self.batches).fold(self.offset | 8, |all, &step| all | step);
         1 << all.trailing_zeros().min(3)

@@ -88,7 +88,8 @@ impl AttentionTile {
 impl TensorAttention {
     /// The text of the kernel that stores weights in place of results; the log-sum-exp's buffer is the result's.
     pub fn probabilities(&self, launch: &Launch) -> String {
-        let parts = [COMMON, include_str!("keys.cuh"), include_str!("attention_parts.cuh"), include_str!("probabilities.cuh")];
+        let parts =
+            [COMMON, include_str!("keys.cuh"), include_str!("attention_parts.cuh"), include_str!("probabilities.cuh")];
         self.prelude(launch).finish(&parts)
     }
 
@@ -123,7 +124,8 @@ impl TensorAttention {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
         let half = launch.blueprint.half;
-        let scores = |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
+        let scores =
+            |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
         p.define("SCORES_FIRST", scores(true));
         p.define("SCORES_MORE", scores(false));
         let values = Group { half, columns: self.dim, sums: "result", first: false, turn_b: true };

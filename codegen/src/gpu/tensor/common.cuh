@@ -115,6 +115,15 @@ __device__ __forceinline__ void copy8(u32 to, const half_t* from, int there, con
   }
 }
 
+// The same with elements STRIDE apart.
+__device__ __forceinline__ void copy8_apart(u32 to, const half_t* from, u32 stride, int there) {
+#pragma unroll
+  for (int i = 0; i < 8; i += 2) {
+    u32 a = i < there ? from[i * stride] : 0, b = i + 1 < there ? from[(i + 1) * stride] : 0;
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to + 2 * i), "r"(a | b << 16) : "memory");
+  }
+}
+
 // Four 8x8 matrices of halves from shared memory; each lane names a row of one.
 __device__ __forceinline__ void matrices(u32 (&r)[4], u32 at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

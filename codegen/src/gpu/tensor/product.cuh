@@ -32,7 +32,7 @@ struct Loader {
   static constexpr int COUNT = (LINES + STEP - 1) / STEP;
   const half_t* base;
   u32 lines[ALONG ? COUNT : 1]; // ALONG: first elements of this thread's rows
-  u32 stride;                   // not ALONG: distance along the depth
+  u32 stride;                   // distance along the depth, where that is not 1
   u32 first, count, chunk, line;
 
   __device__ __forceinline__ void tile(u32 to, u32 depth, u32 k) const {
@@ -46,7 +46,10 @@ struct Loader {
       if constexpr (ALONG) {
         u32 z = depth + chunk * 8;
         bool there = first + at < count && z < k;
-        copy8<ALIGN>(place, base + (there ? lines[i] + z : 0), there ? int(k - z) : 0, base);
+        if constexpr (ALIGN == 0)
+          copy8_apart(place, base + (there ? lines[i] + z * stride : 0), stride, there ? int(k - z) : 0);
+        else
+          copy8<ALIGN>(place, base + (there ? lines[i] + z : 0), there ? int(k - z) : 0, base);
       } else {
         u32 z = depth + at, x = first + chunk * 8;
         bool there = z < k && x < count;
@@ -87,6 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   Loader<BN, B_ALONG, B_ALIGN> b;
   {
     a.base = A_BUFFER + sizes[AT_A] + distance<BATCH_RANK>(sizes, batch, 6, AT_A + 1);
+    a.stride = sizes[AT_B - 1], b.stride = sizes[AT_B + 2 + BATCH_RANK];
     a.first = first_row, a.count = m, a.chunk = threadIdx.x % a.CHUNKS, a.line = threadIdx.x / a.CHUNKS;
     b.base = B_BUFFER + sizes[AT_B] + distance<BATCH_RANK>(sizes, batch, 6, AT_B + 1);
     b.first = first_column, b.count = n, b.chunk = threadIdx.x % b.CHUNKS, b.line = threadIdx.x / b.CHUNKS;
@@ -95,13 +99,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       for (int i = 0; i < a.COUNT; i++)
         a.lines[i] = distance<ROW_RANK>(sizes, min(first_row + a.line + i * a.STEP, m - 1), AT_ROWS, AT_A + 1 + BATCH_RANK);
     } else {
-      a.lines[0] = 0, a.stride = sizes[AT_B - 1];
+      a.lines[0] = 0;
     }
     if constexpr (B_ALONG) {
 #pragma unroll
       for (int i = 0; i < b.COUNT; i++) b.lines[i] = (first_column + b.line + i * b.STEP) * sizes[AT_B + 1 + BATCH_RANK];
     } else {
-      b.lines[0] = 0, b.stride = sizes[AT_B + 2 + BATCH_RANK];
+      b.lines[0] = 0;
     }
   }
 

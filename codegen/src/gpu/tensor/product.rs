@@ -40,7 +40,7 @@ pub struct Factor {
     pub slot: Slot,
     /// Whether neighbours in memory are neighbours along the depth; else along rows (or columns).
     pub along: bool,
-    /// How many neighbours are sure to be aligned together: 8, 4, 2 or 1.
+    /// How many neighbours are sure to be aligned together: 8, 4, 2 or 1; 0 where elements along the depth are apart.
     pub align: u32,
 }
 
@@ -112,7 +112,8 @@ impl TensorProduct {
         if tile.cores == TensorCores::Wgmma {
             p.define("WGMMA", "");
             let [turn_a, turn_b] = [self.a.along, self.b.along].map(|along| !along);
-            let product = Group { half: launch.blueprint.half, columns: tile.sides[1], sums: "sums", first: false, turn_b };
+            let product =
+                Group { half: launch.blueprint.half, columns: tile.sides[1], sums: "sums", first: false, turn_b };
             p.define("MULTIPLY_GROUP", product.of_shared("left", turn_a));
         }
         let program = program(&self.epilogue, 1 + self.extras.len());
@@ -147,7 +148,8 @@ impl TensorProduct {
         let extras: String = (0..self.extras.len()).map(|e| format!(", x{e}[i]")).collect();
         let bias = if self.bias.is_some() { " + bias[i]" } else { "" };
         line(format!("#pragma unroll\n  for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{extras});"));
-        let out = format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
+        let out =
+            format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
         line(format!("write8<{}>({out}, there, result);\n}}", self.output.wide));
         text
     }

@@ -130,7 +130,13 @@ impl ProductProblem {
     pub fn tile(&self, target: &Target) -> Option<ProductTile> {
         let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target));
         // Told apart coarsely, so that a clip of another length takes the same kernels.
-        let class = Self { batches: self.batches.min(2), m: size_class(self.m), n: size_class(self.n), k: size_class(self.k), ..*self };
+        let class = Self {
+            batches: self.batches.min(2),
+            m: size_class(self.m),
+            n: size_class(self.n),
+            k: size_class(self.k),
+            ..*self
+        };
         let cycles = |tile: &ProductTile| class.cycles(target, *tile);
         chosen.copied().or_else(|| product_tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
     }
@@ -247,7 +253,8 @@ impl AttentionProblem {
             AttentionTile { cores, warps_q, row_tiles, warps_k, keys }
         };
         let group = |warps_q, keys| AttentionTile { cores: TensorCores::Wgmma, ..tile(warps_q, 1, 1, keys) };
-        let large = [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
+        let large =
+            [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
         let list: &[AttentionTile] = match (self.queries, self.keys) {
             // Few queries: the warps share the keys.
             (..=16, ..=64) => &[tile(1, 1, 2, 16), tile(1, 1, 1, 16)],
