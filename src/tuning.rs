@@ -164,7 +164,8 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
     let Found { problem, lone } = found;
     let memory = gpu.describe().memory;
     let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
-    let plan = std::sync::Arc::new(lone.plan(lone.copies(effort.rotate, room), Inputs::Shared));
+    let copies = lone.copies(effort.rotate, room);
+    let plan = std::sync::Arc::new(lone.plan(copies, Inputs::Shared));
     // What is read is written once, and shared by the instances of all tiles.
     let mut shared: Option<StateMemory> = None;
     let mut measured = |choices: Choices| -> Result<f64, Error> {
@@ -172,7 +173,7 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
         let mut instance = device.instantiate_with(plan.clone(), &Weights, shared.as_ref())?;
         lone.fill(instance.as_mut(), shared.is_none())?;
         shared = shared.take().or_else(|| instance.state());
-        let mut seconds = measure::seconds(&device, instance.as_mut(), effort.time)?;
+        let mut seconds = measure::seconds(&device, instance.as_mut(), copies, effort.time)?;
         Ok(measure::median(&mut seconds))
     };
     let expected = expected(problem, target);

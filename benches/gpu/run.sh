@@ -224,7 +224,7 @@ torch() {
   if [ -f "$results-step.json" ]; then more+=(--ccl-step "$results-step.json"); fi
   if [ -n "$peer" ]; then more+=(--peer "$peer" --step --cases "$root/tests/cases"); fi
   printf '\n$ compare.py %s\n' "$(hide <<<"${more[*]}")"
-  timeout "$(left)" "$python" "$here/compare.py" "${more[@]}" -o "$results-torch.json" --svg "$results-ratios.svg" 2>"$models/log" | hide || {
+  timeout "$(left)" "$python" -B "$here/compare.py" "${more[@]}" -o "$results-torch.json" --svg "$results-ratios.svg" 2>"$models/log" | hide || {
     tail -3 "$models/log" | hide
     echo "PyTorch was not compared to the end"
     failed=1

@@ -5,7 +5,7 @@
 //!
 //! > `softmax over K1 ∪ K2 = (e^{l1} o1 + e^{l2} o2) / (e^{l1} + e^{l2})`.
 
-use ccl_ir::{Graph, Op, Value, ops};
+use ccl_ir::{Graph, Op, TensorType, Value, ops};
 
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
@@ -16,6 +16,21 @@ const MIN_KEYS: usize = 64;
 
 /// Queries that one part of work takes at most, about what a cube holds.
 const QUERIES: usize = 32;
+
+/// Parts that the keys of an attention are dealt out to on a device of so much parallelism; with them independent parts of work without that, and keys of a
+/// query.
+fn parts(op: &ops::PartitionedContextAttention, q: &TensorType, context: usize, parallelism: usize) -> [usize; 3] {
+    let groups = op.partition.groups();
+    let blocks: usize = groups.iter().map(|g| g.queries.len().div_ceil(QUERIES)).sum();
+    let tasks = (blocks * q.shape[0] * q.shape[2]).max(1);
+    let keys = groups.iter().map(|g| g.keys.len()).max().unwrap_or(0) + context;
+    [parallelism.div_ceil(tasks).min(keys / MIN_KEYS).max(1), tasks, keys]
+}
+
+/// Parts that the pass deals the keys out to, for queries `[B, L, H, D]` and so many context tokens.
+pub fn splits(op: &ops::PartitionedContextAttention, q: &TensorType, context: usize, parallelism: usize) -> usize {
+    parts(op, q, context, parallelism)[0]
+}
 
 /// Splits the keys of context attention until there are about `parallelism` independent parts of work.
 ///
@@ -30,11 +45,7 @@ pub fn run(graph: &Graph, parallelism: usize, record: &mut Record) -> Result<Gra
             continue;
         };
         let q = graph.ty(node.inputs[0]);
-        let groups = pca.partition.groups();
-        let blocks: usize = groups.iter().map(|g| g.queries.len().div_ceil(QUERIES)).sum();
-        let tasks = (blocks * q.shape[0] * q.shape[2]).max(1);
-        let keys = groups.iter().map(|g| g.keys.len()).max().unwrap_or(0) + graph.ty(node.inputs[3]).shape[0];
-        let splits = parallelism.div_ceil(tasks).min(keys / MIN_KEYS).max(1);
+        let [splits, tasks, keys] = parts(pca, q, graph.ty(node.inputs[3]).shape[0], parallelism);
         if splits == 1 {
             let reason = if tasks >= parallelism {
                 format!("{tasks} independent parts of work are enough for a parallelism of {parallelism}")

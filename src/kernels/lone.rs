@@ -17,8 +17,8 @@ const MOST_COPIES: u64 = 256;
 /// A call whose operands lie in memory that nothing else uses.
 #[derive(Clone, Debug)]
 pub struct Lone {
-    /// The call. A place is the position of a [`Holder`].
-    call: Call,
+    /// The call, and what puts its parts together. A place is the position of a [`Holder`].
+    calls: Vec<Call>,
     holders: Vec<Holder>,
 }
 
@@ -95,7 +95,31 @@ impl Lone {
         inputs.iter().for_each(|i| hold(&i.ty, i.view.as_ref(), i.weight, true));
         outputs.iter().for_each(|ty| hold(ty, None, false, false));
         let outputs = operands.split_off(inputs.len());
-        Ok(Self { call: Call { op: op.clone(), inputs: operands, outputs, at: at.into() }, holders })
+        let call = Call { op: op.clone(), inputs: operands, outputs, at: at.into() };
+        Ok(Self { calls: vec![call], holders })
+    }
+
+    /// The same, and a call that reads what this one writes.
+    ///
+    /// # Errors
+    /// When the operator refuses that.
+    pub fn then(mut self, op: impl Into<Op>) -> Result<Self, Error> {
+        let (op, last) = (op.into(), self.calls.len() - 1);
+        let Call { outputs: inputs, at, .. } = self.calls[last].clone();
+        let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
+        let outputs = op.infer(&types).map_err(|e| Error::Failed(format!("{at}: {}", e.0)))?;
+        let outputs = outputs.iter().map(|ty| {
+            self.holders.push(Holder { ty: ty.clone(), weight: false, read: false });
+            Operand {
+                place: Place::Buffer(self.holders.len() as u32 - 1),
+                ty: ty.clone(),
+                offset: 0,
+                strides: dense(ty),
+            }
+        });
+        let outputs = outputs.collect();
+        self.calls.push(Call { op, inputs, outputs, at });
+        Ok(self)
     }
 
     /// A call of a plan, taken out of it.
@@ -119,12 +143,12 @@ impl Lone {
             holders[at].read |= i < reads;
             operand.place = Place::Buffer(at as u32);
         }
-        Self { call, holders }
+        Self { calls: vec![call], holders }
     }
 
     /// The call.
     pub fn call(&self) -> &Call {
-        &self.call
+        &self.calls[0]
     }
 
     /// Bytes of what the call reads.
@@ -151,30 +175,30 @@ impl Lone {
             compiler: String::new(),
             config: serde_json::Value::Null,
         });
-        let calls = (0..copies).map(|copy| self.copy(&mut plan, copy, from)).collect();
+        let calls = (0..copies).flat_map(|copy| self.copy(&mut plan, copy, from)).collect();
         plan.entries.insert(Binding::Step, calls);
-        let work = self.call.work();
+        let work = self.call().work();
         plan.report.flops.insert(Binding::Step.name().into(), work.flops * copies as u64);
         plan.report.bytes.insert(Binding::Step.name().into(), work.bytes * copies as u64);
         plan
     }
 
-    /// The call with one more copy of its memory.
-    fn copy(&self, plan: &mut Plan, copy: usize, from: Inputs) -> Call {
+    /// The calls with one more copy of their memory.
+    fn copy(&self, plan: &mut Plan, copy: usize, from: Inputs) -> Vec<Call> {
         let places: Vec<Place> =
             (0..self.holders.len()).map(|i| self.hold(plan, i, &format!("{i}.{copy}"), from)).collect();
-        let mut call = self.call.clone();
-        for operand in call.inputs.iter_mut().chain(&mut call.outputs) {
+        let mut calls = self.calls.clone();
+        for operand in calls.iter_mut().flat_map(|c| c.inputs.iter_mut().chain(&mut c.outputs)) {
             if let Place::Buffer(at) = operand.place {
                 operand.place = places[at as usize];
             }
         }
         if copy == 0
-            && let Some(operand) = call.outputs.first()
+            && let Some(operand) = calls.last().and_then(|c| c.outputs.first())
         {
             plan.outputs.push(Port { name: "out".into(), binding: Binding::Step, operand: operand.clone() });
         }
-        call
+        calls
     }
 
     fn hold(&self, plan: &mut Plan, i: usize, name: &str, from: Inputs) -> Place {
@@ -204,9 +228,9 @@ impl Lone {
 
     /// The whole number that the call takes, if it takes one: as many keys as there are.
     fn number(&self) -> i32 {
-        match &self.call.op {
+        match &self.call().op {
             Op::Attention(Attention { counted: true, .. }) | Op::AttentionGrad(AttentionGrad { counted: true, .. }) => {
-                let keys = &self.call.inputs[1].ty.shape;
+                let keys = &self.call().inputs[1].ty.shape;
                 keys[keys.len() - 3] as i32
             }
             _ => 0,
@@ -219,7 +243,7 @@ impl Lone {
     /// When the device fails.
     pub fn fill(&self, instance: &mut dyn Instance, state: bool) -> Result<(), Error> {
         let plan = Arc::clone(instance.plan());
-        let positive = matches!(self.call.op, Op::AdamW(_));
+        let positive = matches!(self.call().op, Op::AdamW(_));
         for (i, port) in plan.inputs.iter().enumerate() {
             instance.write(i, &data::tensor(&port.name, &port.operand.ty, positive, self.number()))?;
         }

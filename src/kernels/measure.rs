@@ -66,15 +66,19 @@ const UNKNOWN_CACHE: u64 = 256 << 20;
 ///
 /// # Errors
 /// When the kernel fails.
-pub fn seconds(backend: &dyn Backend, instance: &mut dyn Instance, time: Duration) -> Result<Vec<f64>, Error> {
-    let copies = instance.plan().calls(Binding::Step).len().max(1);
+pub fn seconds(
+    backend: &dyn Backend,
+    instance: &mut dyn Instance,
+    copies: usize,
+    time: Duration,
+) -> Result<Vec<f64>, Error> {
     if backend.target().is_none() {
         return by_call(instance, time);
     }
     let of_one = instance.measure(Binding::Step, 1)?.first().copied().unwrap_or(0.0);
     let runs = (time.as_secs_f64() / of_one.max(1e-7)) as usize;
     let seconds = instance.measure(Binding::Step, runs.clamp(FEWEST, MOST))?;
-    Ok(seconds.into_iter().map(|s| s / copies as f64).collect())
+    Ok(seconds.into_iter().map(|s| s / copies.max(1) as f64).collect())
 }
 
 fn by_call(instance: &mut dyn Instance, time: Duration) -> Result<Vec<f64>, Error> {
@@ -101,14 +105,14 @@ impl Case {
     /// # Errors
     /// When the backend refuses the plan, or the kernel fails.
     pub fn measure(&self, backend: &dyn Backend, effort: Effort) -> Result<Timing, Error> {
-        let lone = self.lone()?;
+        let lone = self.lone_on(backend)?;
         let memory = backend.describe().memory;
         let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
         let copies = lone.copies(effort.rotate, room);
         let mut instance = self.instance(backend, copies)?;
-        let mut seconds = seconds(backend, instance.as_mut(), effort.time)?;
+        let mut seconds = seconds(backend, instance.as_mut(), copies, effort.time)?;
         let median = median(&mut seconds);
-        let (work, runs) = (lone.call().work(), seconds.len());
+        let (work, runs) = (self.work()?, seconds.len());
         Ok(Timing {
             id: self.id.clone(),
             name: self.name.clone(),

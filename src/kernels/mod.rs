@@ -11,7 +11,9 @@ pub mod paper;
 pub mod small;
 
 use ccl_ir::op::Work;
+use ccl_ir::ops::{MergeAttention, PartitionedContextAttention};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
+use ccl_passes::split;
 use ccl_runtime::backend::{Backend, Instance};
 
 pub use data::Weights;
@@ -140,6 +142,30 @@ impl Case {
         Lone::new(&self.name, &self.op, &self.inputs)
     }
 
+    /// The call as plans for a backend have it.
+    ///
+    /// # Errors
+    /// When the operator refuses the inputs.
+    pub fn lone_on(&self, backend: &dyn Backend) -> Result<Lone, Error> {
+        self.lone_for(backend.target().map(|t| t.parallelism))
+    }
+
+    /// The call as plans for a GPU of so much parallelism have it: where few queries would leave it idle, keys are dealt out, and the parts put
+    /// together.
+    fn lone_for(&self, parallelism: Option<usize>) -> Result<Lone, Error> {
+        let whole = self.lone()?;
+        let (Op::PartitionedContextAttention(op), Some(parallelism)) = (&self.op, parallelism) else {
+            return Ok(whole);
+        };
+        let types = [0, 3].map(|i| &whole.call().inputs[i].ty);
+        let splits = split::splits(op, types[0], types[1].shape[0], parallelism);
+        if splits == 1 {
+            return Ok(whole);
+        }
+        let parts = PartitionedContextAttention { splits, ..op.clone() };
+        Lone::new(&self.name, &parts.into(), &self.inputs)?.then(MergeAttention { out: Some(types[0].dtype) })
+    }
+
     /// A plan whose step is this call.
     ///
     /// # Errors
@@ -153,7 +179,7 @@ impl Case {
     /// # Errors
     /// When the backend refuses the plan.
     pub fn instance(&self, backend: &dyn Backend, copies: usize) -> Result<Box<dyn Instance>, Error> {
-        let lone = self.lone()?;
+        let lone = self.lone_on(backend)?;
         let mut instance = backend.instantiate(lone.plan(copies, Inputs::Given).into(), &Weights)?;
         lone.fill(instance.as_mut(), true)?;
         Ok(instance)
@@ -193,6 +219,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Where keys are dealt out each copy is two calls, which hand on what the first writes.
+    #[test]
+    fn dealt_out_keys_are_put_together() {
+        let cases = Set::Paper.cases(Types { tokens: DType::Bf16, matrices: DType::Bf16 });
+        let calls = |id: &str, parallelism| {
+            let case = cases.iter().find(|c| c.id == id).unwrap();
+            let plan = case.lone_for(parallelism).unwrap().plan(2, Inputs::Given);
+            plan.check().unwrap();
+            plan.calls(Binding::Step).len()
+        };
+        assert_eq!([calls("audio.cca", Some(528)), calls("audio.cca", None), calls("video.cca", Some(528))], [4, 2, 2]);
     }
 
     #[test]
