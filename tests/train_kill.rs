@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ccl::runtime::random::Stream;
 use common::training::{Place, differences};
@@ -36,31 +36,38 @@ fn last_step(out: &Path) -> Option<String> {
     entries(out).into_iter().rfind(|n| n.starts_with("step-"))
 }
 
+/// A run that says nothing.
+fn quiet(run: &Ccl) -> std::process::Child {
+    let nothing = std::process::Stdio::null;
+    run.command().stderr(nothing()).stdout(nothing()).spawn().expect("a run")
+}
+
 #[test]
 fn killed_twenty_times_it_ends_with_the_same_bytes() {
     let place = Place::new(CONFIG);
     let begin = Instant::now();
     place.train("whole").ok();
     let whole = begin.elapsed();
-    // What a run takes to start, and to find that nothing is left to do.
+    // What a run takes to start and to make its first checkpoint.
     let begin = Instant::now();
-    place.train("whole").words("--resume").ok();
+    let mut first = quiet(&place.train("first"));
+    while last_step(&place.path("first")).is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no checkpoint in a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let start = begin.elapsed();
+    first.kill().expect("a kill");
+    first.wait().expect("an end");
     let resume: Ccl = place.train("killed").words("--resume");
     let out = place.path("killed");
-    // A run that is killed starts, and then lives for up to a fifth of the training.
+    // A run that is killed starts, and then lives for up to a third of the training.
     let mut random = vec![0.0; 4 * KILLS];
     Stream::new(11, "kills").uniform_at(0, &mut random);
     let (mut kills, mut halves, mut advanced) = (0, 0, 0);
     for r in random {
         let before = last_step(&out);
-        let life = start.mul_f64(0.8) + whole.saturating_sub(start).mul_f64((f64::from(r) + 1.0) / 10.0);
-        let mut child = resume
-            .command()
-            .stderr(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("a run");
+        let life = start.mul_f64(0.9) + whole.saturating_sub(start).mul_f64((f64::from(r) + 1.0) / 6.0);
+        let mut child = quiet(&resume);
         std::thread::sleep(life);
         // SIGKILL: the program cannot clean up.
         child.kill().expect("a kill");
@@ -110,7 +117,7 @@ fn interrupted_it_keeps_the_last_step_and_goes_on_to_the_same_bytes() {
         .expect("a run");
     let begin = Instant::now();
     while !out.join("metrics.jsonl").is_file() && begin.elapsed().as_secs() < 60 {
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
     }
     let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(sent.expect("a signal").success());
