@@ -126,7 +126,7 @@ fn blueprints(kernels: &Emitted) -> BTreeSet<String> {
 }
 
 #[test]
-fn emission_of_14b_has_few_kernels() {
+fn planning_and_emission_of_14b_take_seconds() {
     for (target, dtype) in targets() {
         let (kernels, took) = of_14b(40, "21x44x80@158", &target, dtype);
         println!(
@@ -135,6 +135,7 @@ fn emission_of_14b_has_few_kernels() {
             kernels.kernels.len(),
             kernels.launches().count()
         );
+        assert!(took < Duration::from_secs(5), "{took:?}");
         assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 60);
     }
 }
