@@ -103,16 +103,7 @@ fn fastest(
     // One row: reading the result back is not measured.
     let y = graph.add("end", Slice { axis: 0, start: 0, len: 1 }, &[y])?;
     graph.output("y", y, None);
-    let about = About {
-        task: "calibrate".into(),
-        clip: String::new(),
-        batch: 1,
-        guidance: "none".into(),
-        target: "cpu".into(),
-        dtype: DType::F32,
-        compiler: String::new(),
-        config: serde_json::Value::Null,
-    };
+    let about = About::no_model("calibrate", 1, DType::F32);
     let options = Options { fuse: false, algebra: None, ..Options::default() };
     let plan = compile(&graph, &BTreeMap::new(), about, &options)?;
     let mut session = Session::new(backend, plan.into(), &Small)?;

@@ -209,16 +209,7 @@ fn calls(plan: &Plan) -> usize {
 fn validate(config: &Config, request: &Request) -> Result<(), Error> {
     let (twin, small) = twin(config, request);
     let graph = build(&twin, &small.spec()).map_err(Error::Spec)?;
-    let about = About {
-        task: String::new(),
-        clip: String::new(),
-        batch: small.batch,
-        guidance: String::new(),
-        target: String::new(),
-        dtype: small.dtype,
-        compiler: String::new(),
-        config: serde_json::Value::Null,
-    };
+    let about = About::no_model("validate", small.batch, small.dtype);
     let options = request.options()?;
     // A narrow device for a small model, so that keys are split there too.
     let parallelism = options.parallelism.min(64);

@@ -88,16 +88,15 @@ pub fn expected(problem: &Problem, target: &Target) -> Option<ProblemTile> {
 }
 
 /// A tile in a few words: `128x256 wgmma`.
-pub fn tile_name(tile: &ccl_runtime::tuned::Tile) -> String {
-    use ccl_runtime::tuned::Tile;
+pub fn tile_name(tile: &ProblemTile) -> String {
     match tile {
-        Tile::Product(t) => {
+        ProblemTile::Product(t) => {
             format!(
                 "{}x{}, {}x{} warps, {} stages, {:?}",
                 t.sides[0], t.sides[1], t.warps[0], t.warps[1], t.stages, t.cores
             )
         }
-        Tile::Attention(t) => {
+        ProblemTile::Attention(t) => {
             let queries = 16 * t.warps_q * t.row_tiles;
             format!("{queries} queries, {} keys, {}x{} warps, {:?}", t.keys, t.warps_q, t.warps_k, t.cores)
         }
@@ -187,7 +186,7 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
             Err(Error::Runtime(e @ RuntimeError::Kernel { .. })) => (None, Some(e.to_string())),
             Err(other) => return Err(other),
         };
-        tiles.push((tile, TriedTile { tile: tile.into(), seconds, problem: why }));
+        tiles.push((tile, TriedTile { tile, seconds, problem: why }));
     }
     let of_expected = tiles.iter().find(|(tile, _)| Some(*tile) == expected);
     let expected_s = of_expected.and_then(|(_, tried)| tried.seconds);

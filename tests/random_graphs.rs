@@ -25,16 +25,7 @@ struct Target {
 }
 
 fn compiled(graph: &Graph, target: Target) -> Result<Plan, String> {
-    let about = About {
-        task: "random".into(),
-        clip: "1x1x1@1".into(),
-        batch: 1,
-        guidance: "none".into(),
-        target: "test".into(),
-        dtype: target.storage.unwrap_or(DType::F32),
-        compiler: "test".into(),
-        config: serde_json::Value::Null,
-    };
+    let about = About::no_model("random", 1, target.storage.unwrap_or(DType::F32));
     let options = Options {
         schedule_rows: 4,
         half_activations: target.storage.is_some(),

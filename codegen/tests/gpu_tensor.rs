@@ -247,7 +247,7 @@ fn attention_agrees_with_the_reference() {
                     panic!("{name}: not on tensor cores")
                 };
                 // Every tile that some problem of these may take.
-                let mut list = vec![first.tile];
+                let mut list = vec![first.tile.tile];
                 for (queries, keys) in [(16, 16), (16, 500), (50, 500), (500, 30), (500, 60), (100, 500), (500, 500)] {
                     let other = AttentionProblem { dim: shape[3] as u32, queries, keys, cubes: 1 };
                     list.extend(other.tiles(&target).filter(|t| tiles.insert((*t, shape[3], half))));
@@ -259,7 +259,7 @@ fn attention_agrees_with_the_reference() {
                     match agrees(&soft, &target, &name, &call, &inputs_of(sample, &call, (number * 100 + at) as u64))
                         .remove(0)
                     {
-                        Kernel::TensorAttention(a) => assert_eq!(a.tile, tile, "{name}: the choice was not taken"),
+                        Kernel::TensorAttention(a) => assert_eq!(a.tile.tile, tile, "{name}: the choice was not taken"),
                         other => panic!("{name}: {other:?}"),
                     }
                 }

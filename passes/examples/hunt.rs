@@ -35,16 +35,7 @@ impl Choices {
         let target = ["cpu", "wgpu", "cuda"][(bits >> 4) as usize % 3];
         let choose = if bit(2) { Choose::Always } else { Choose::Cheapest };
         let algebra = Settings { choose, keep_share: 10.0, ..Settings::new(DeviceSpec::for_target(target)) };
-        let about = About {
-            task: String::new(),
-            clip: String::new(),
-            batch: 1,
-            guidance: String::new(),
-            target: target.into(),
-            dtype: half.unwrap_or(DType::F32),
-            compiler: "hunt".into(),
-            config: serde_json::Value::Null,
-        };
+        let about = About { target: target.into(), ..About::no_model("hunt", 1, half.unwrap_or(DType::F32)) };
         Self {
             recipe: Recipe { nodes: 4 + (bits >> 8) as usize % 60, half, ..Recipe::default() },
             options: Options {

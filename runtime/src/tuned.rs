@@ -7,8 +7,6 @@
 use std::path::{Path, PathBuf};
 
 use ccl_codegen::gpu::Target;
-use ccl_codegen::gpu::tensor::attention::AttentionTile;
-use ccl_codegen::gpu::tensor::product::ProductTile;
 use ccl_codegen::gpu::tensor::tiles::{AttentionProblem, Choices, ProblemTile, product_tiles};
 use serde::{Deserialize, Serialize};
 
@@ -60,31 +58,12 @@ pub struct Tried {
 #[serde(deny_unknown_fields)]
 pub struct TriedTile {
     /// The tile.
-    pub tile: Tile,
+    pub tile: ProblemTile,
     /// Median seconds of the call; `None` where it does not run.
     pub seconds: Option<f64>,
     /// Why it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-}
-
-/// A tile in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tile {
-    /// Of a product.
-    Product(ProductTile),
-    /// Of an attention.
-    Attention(AttentionTile),
-}
-
-impl From<ProblemTile> for Tile {
-    fn from(tile: ProblemTile) -> Self {
-        match tile {
-            ProblemTile::Product(tile) => Self::Product(tile),
-            ProblemTile::Attention(tile) => Self::Attention(tile),
-        }
-    }
 }
 
 impl Tuned {
@@ -151,8 +130,8 @@ impl Tuned {
             let Some(best) = tried.tiles.iter().find(|t| t.seconds.is_some()) else { continue };
             fastest += 1;
             match best.tile {
-                Tile::Product(tile) => drop(choices.products.insert(tried.problem.clone(), tile)),
-                Tile::Attention(tile) => drop(choices.attentions.insert(tried.problem.clone(), tile)),
+                ProblemTile::Product(tile) => drop(choices.products.insert(tried.problem.clone(), tile)),
+                ProblemTile::Attention(tile) => drop(choices.attentions.insert(tried.problem.clone(), tile)),
             }
         }
         let known = known(choices, target);
@@ -280,8 +259,7 @@ mod tests {
             Problem::Attention(AttentionProblem { dim: 128, queries: 640, keys: 512, cubes: 40 }),
         ];
         for problem in problems {
-            let tried =
-                |i: usize, seconds| TriedTile { tile: problem.tiles(&target())[i].into(), seconds, problem: None };
+            let tried = |i: usize, seconds| TriedTile { tile: problem.tiles(&target())[i], seconds, problem: None };
             tuned.problems.push(Tried {
                 problem: problem.key(),
                 op: "linear".into(),
@@ -305,14 +283,7 @@ mod tests {
         assert_eq!(carried(&serde_json::to_value(&choices).unwrap(), &target()), choices);
         let chosen = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true] };
         let tuned = Target { choices, ..target() };
-        assert_eq!(chosen.tile(&tuned).map(ProblemTile::Product), chosen_tile(&file()));
-    }
-
-    fn chosen_tile(file: &Tuned) -> Option<ProblemTile> {
-        match file.problems[0].tiles[0].tile {
-            Tile::Product(tile) => Some(ProblemTile::Product(tile)),
-            Tile::Attention(_) => None,
-        }
+        assert_eq!(chosen.tile(&tuned).map(ProblemTile::Product), Some(file().problems[0].tiles[0].tile));
     }
 
     #[test]
@@ -323,8 +294,8 @@ mod tests {
         let mut strange = file();
         for tried in &mut strange.problems {
             match &mut tried.tiles[0].tile {
-                Tile::Product(tile) => tile.warps = [0, 0],
-                Tile::Attention(tile) => tile.keys = 7,
+                ProblemTile::Product(tile) => tile.warps = [0, 0],
+                ProblemTile::Attention(tile) => tile.keys = 7,
             }
         }
         assert_eq!(strange.choices(&target()).1, 2);

@@ -165,16 +165,7 @@ impl Lone {
 
     /// A plan whose step is the call, once for each of `copies` copies of its memory.
     pub fn plan(&self, copies: usize, from: Inputs) -> Plan {
-        let mut plan = Plan::empty(About {
-            task: "kernel".into(),
-            clip: String::new(),
-            batch: 1,
-            guidance: "none".into(),
-            target: "cpu".into(),
-            dtype: DType::F32,
-            compiler: String::new(),
-            config: serde_json::Value::Null,
-        });
+        let mut plan = Plan::empty(About::no_model("kernel", 1, DType::F32));
         let calls = (0..copies).flat_map(|copy| self.copy(&mut plan, copy, from)).collect();
         plan.entries.insert(Binding::Step, calls);
         let work = self.call().work();

@@ -214,6 +214,22 @@ pub struct About {
     pub config: serde_json::Value,
 }
 
+impl About {
+    /// Of a program that belongs to no model: what is measured or checked by itself.
+    pub fn no_model(task: &str, batch: usize, dtype: DType) -> Self {
+        Self {
+            task: task.into(),
+            clip: String::new(),
+            batch,
+            guidance: "none".into(),
+            target: "cpu".into(),
+            dtype,
+            compiler: String::new(),
+            config: serde_json::Value::Null,
+        }
+    }
+}
+
 /// A program for a backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -28,16 +28,7 @@ pub fn small(extra: &str) -> Config {
 
 /// What a plan is for; the compiler does not read it.
 pub fn about() -> About {
-    About {
-        task: String::new(),
-        clip: String::new(),
-        batch: 1,
-        guidance: String::new(),
-        target: "cpu".into(),
-        dtype: DType::F32,
-        compiler: "test".into(),
-        config: serde_json::Value::Null,
-    }
+    About::no_model("test", 1, DType::F32)
 }
 
 /// The unspecialised graph.

@@ -36,16 +36,7 @@ fn plan(half: DType, n: usize) -> Arc<Plan> {
         at: format!("cast.{i}"),
     };
     let port = |name: &str, i: u32| Port { name: name.into(), binding: Binding::Step, operand: operand(i, DType::F32) };
-    let about = About {
-        task: "t2v".into(),
-        clip: "1x1x1@1".into(),
-        batch: 1,
-        guidance: "none".into(),
-        target: "wgpu".into(),
-        dtype: half,
-        compiler: "test".into(),
-        config: serde_json::Value::Null,
-    };
+    let about = About { target: "wgpu".into(), ..About::no_model("test", 1, half) };
     Arc::new(Plan {
         buffers: types.iter().enumerate().map(buffer).collect(),
         persistent_bytes: 2 * pitch,

@@ -21,17 +21,7 @@ pub struct Builder {
 
 impl Builder {
     pub fn new() -> Self {
-        let about = About {
-            task: "t2v".into(),
-            clip: "1x1x1@1".into(),
-            batch: 1,
-            guidance: "none".into(),
-            target: "cpu".into(),
-            dtype: DType::F32,
-            compiler: "test".into(),
-            config: serde_json::Value::Null,
-        };
-        Self { plan: Plan::empty(about) }
+        Self { plan: Plan::empty(About::no_model("test", 1, DType::F32)) }
     }
 
     fn buffer(&mut self, region: Region, ty: TensorType) -> Operand {

@@ -76,9 +76,9 @@ impl Tile {
     }
 }
 
-/// An attention kernel.
+/// An attention kernel, cut by a tile of plain arithmetic or of another kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Attention {
+pub struct Attention<T = Tile> {
     /// Queries.
     pub q: Slot,
     /// Keys.
@@ -100,7 +100,15 @@ pub struct Attention {
     /// Leading dimensions.
     pub lead: u32,
     /// The tile.
-    pub tile: Tile,
+    pub tile: T,
+}
+
+impl<T> Attention<T> {
+    /// The same kernel with another tile.
+    pub fn cut<U>(self, tile: U) -> Attention<U> {
+        let Self { q, k, v, context, mask, count, out, lse, keys, lead, .. } = self;
+        Attention { q, k, v, context, mask, count, out, lse, keys, lead, tile }
+    }
 }
 
 /// The kernel.

@@ -42,9 +42,9 @@ pub enum Side {
     Context,
 }
 
-/// A kernel of attention's gradient.
+/// A kernel of attention's gradient, cut by a tile of plain arithmetic or of another kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct AttentionGrad {
+pub struct AttentionGrad<T = Tile> {
     /// Whose gradients.
     pub side: Side,
     /// The rows that a cube keeps: queries and the result's gradient, or keys and values.
@@ -71,8 +71,16 @@ pub struct AttentionGrad {
     pub keys: Keys,
     /// Leading dimensions.
     pub lead: u32,
-    /// The tile: `queries` are the rows that are kept, `keys` those that are walked through at a time.
-    pub tile: Tile,
+    /// The tile; of a plain one `queries` are the rows that are kept, `keys` those that are walked through at a time.
+    pub tile: T,
+}
+
+impl<T> AttentionGrad<T> {
+    /// The same kernel with another tile.
+    pub fn cut<U>(self, tile: U) -> AttentionGrad<U> {
+        let Self { side, kept, walked, context, o, g, lse, mask, count, out, values, keys, lead, .. } = self;
+        AttentionGrad { side, kept, walked, context, o, g, lse, mask, count, out, values, keys, lead, tile }
+    }
 }
 
 impl AttentionGrad {

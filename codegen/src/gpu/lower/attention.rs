@@ -4,13 +4,13 @@ use ccl_ir::ops::{Attention, PartitionedContextAttention};
 use ccl_ir::partition::Partition;
 use ccl_ir::plan::{Call, Operand};
 
+use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{Attention as Blueprint, ROWS, Tile};
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::kernels::merge::Merge;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
-use crate::gpu::tensor::attention::TensorAttention;
 use crate::gpu::tensor::tiles::AttentionProblem;
 
 /// Widest head: a unit keeps its channels in registers.
@@ -156,13 +156,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
         (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
     let problem = AttentionProblem { dim: dim as u32, queries, keys, cubes };
     let tensor = if on_tensor_cores(call, target, sources, dim) { problem.tile(target) } else { None };
-    let plain = tile(target, dim, plan.queries);
-    let (rows, units) = match (tensor, plain) {
-        (Some(tile), _) => (tile.queries(), [tile.units(), 1, 1]),
-        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
-        (None, None) => return Err(too_wide(&args, dim)),
-    };
-    let blocks = plan.queries.div_ceil(rows as usize);
+    let cut = Cut::new(&args, dim, tensor, || tile(target, dim, plan.queries))?;
+    let (blocks, units) = (cut.blocks(plan.queries), cut.units());
     let cubes = count([batches, plan.groups, heads, plan.parts, blocks]);
     plan.push(&mut args, cubes, blocks, [call.outputs[0].offset, call.outputs[1].offset])?;
 
@@ -170,15 +165,10 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
     let (q, k, v) = (args.input(0)?, args.input(1)?, args.input(2)?);
     let (mask, count) = (plan.mask.map(|i| args.input(i)).transpose()?, plan.count.map(|i| args.input(i)).transpose()?);
     let (out, lse, keys, lead) = (args.output(0)?, args.output(1)?, plan.keys, (r - 3) as u32);
-    let kernel = match (tensor, plain) {
-        (Some(tile), _) => {
-            let dim = dim as u32;
-            Kernel::TensorAttention(TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile })
-        }
-        (None, Some(tile)) => {
-            Kernel::Attention(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile })
-        }
-        (None, None) => return Err(too_wide(&args, dim)),
+    let uncut = Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile: () };
+    let kernel = match cut {
+        Cut::Tensor(tile) => Kernel::TensorAttention(uncut.cut(tile)),
+        Cut::Plain(tile) => Kernel::Attention(uncut.cut(tile)),
     };
     Ok(vec![args.launch(kernel, cubes, units)?])
 }
@@ -204,14 +194,6 @@ pub(super) fn readable(args: &Args<'_>, sources: usize) -> Result<(), LowerError
         }
     }
     args.call.inputs.iter().chain(&args.call.outputs).try_for_each(|o| fits(args, o))
-}
-
-/// The error of a head that no tile takes.
-pub(super) fn too_wide(args: &Args<'_>, dim: usize) -> LowerError {
-    let (name, shared) = (&args.target.name, args.target.shared_bytes);
-    args.error(format!(
-        "heads of {dim} channels do not fit target {name}: at most {WIDEST}, in {shared} bytes of shared memory"
-    ))
 }
 
 /// The number of cubes.

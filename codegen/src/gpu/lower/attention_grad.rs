@@ -3,14 +3,15 @@
 use ccl_ir::ops::{AttentionGrad, PartitionedContextAttentionGrad};
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, WIDEST, count, on_tensor_cores, readable, rows_of, too_wide};
+use super::attention::{Plan, WIDEST, count, on_tensor_cores, readable, rows_of};
+use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::kernels::attention_grad::{AttentionGrad as Blueprint, Side};
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::{Target, Tiles};
-use crate::gpu::tensor::attention_grad::{GradTile, TensorAttentionGrad};
+use crate::gpu::tensor::attention_grad::GradTile;
 
 /// `AttentionGrad`.
 pub(super) fn attention(call: &Call, target: &Target, op: &AttentionGrad) -> Result<Vec<Launch>, LowerError> {
@@ -49,13 +50,8 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
     // Keys and values, context, result and gradient: all in half precision.
     let tensor =
         on_tensor_cores(call, target, o + 2, dim).then(|| GradTile::of(target, side, dim as u32, rows)).flatten();
-    let plain = tile(target, side, dim, rows);
-    let (kept_rows, units) = match (tensor, plain) {
-        (Some(tile), _) => (tile.kept(), [tile.units(), 1, 1]),
-        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
-        (None, None) => return Err(too_wide(&args, dim)),
-    };
-    let blocks = rows.div_ceil(kept_rows as usize);
+    let cut = Cut::new(&args, dim, tensor, || tile(target, side, dim, rows))?;
+    let (blocks, units) = (cut.blocks(rows), cut.units());
     let cubes = match side {
         Side::Queries => count([batches, plan.groups, heads, blocks]),
         Side::Keys => count([batches, heads, blocks]),
@@ -87,41 +83,10 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
     // Context tokens are seen by all: one kernel for every partition.
     let keys = if side == Side::Context { Keys::All } else { plan.keys };
     let lead = (r - 3) as u32;
-    let kernel = match (tensor, plain) {
-        (Some(tile), _) => Kernel::TensorAttentionGrad(TensorAttentionGrad {
-            side,
-            kept,
-            walked,
-            context,
-            o,
-            g,
-            lse,
-            mask,
-            count,
-            out,
-            values,
-            keys,
-            lead,
-            dim: dim as u32,
-            tile,
-        }),
-        (None, Some(tile)) => Kernel::AttentionGrad(Blueprint {
-            side,
-            kept,
-            walked,
-            context,
-            o,
-            g,
-            lse,
-            mask,
-            count,
-            out,
-            values,
-            keys,
-            lead,
-            tile,
-        }),
-        (None, None) => return Err(too_wide(&args, dim)),
+    let uncut = Blueprint { side, kept, walked, context, o, g, lse, mask, count, out, values, keys, lead, tile: () };
+    let kernel = match cut {
+        Cut::Tensor(tile) => Kernel::TensorAttentionGrad(uncut.cut(tile)),
+        Cut::Plain(tile) => Kernel::AttentionGrad(uncut.cut(tile)),
     };
     args.launch(kernel, cubes, units)
 }

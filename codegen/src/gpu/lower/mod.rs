@@ -3,6 +3,7 @@
 mod adam_w;
 mod attention;
 mod attention_grad;
+mod cut;
 mod elementwise;
 mod gather;
 mod norm;

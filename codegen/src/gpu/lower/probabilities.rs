@@ -3,12 +3,13 @@
 use ccl_ir::ops::ContextProbabilities;
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, count, on_tensor_cores, readable, rows_of, tile, too_wide};
+use super::attention::{Plan, count, on_tensor_cores, readable, rows_of, tile};
+use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
-use crate::gpu::kernels::attention::{Attention as Blueprint, ROWS};
+use crate::gpu::kernels::attention::Attention as Blueprint;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
-use crate::gpu::tensor::attention::{AttentionTile, TensorAttention};
+use crate::gpu::tensor::attention::AttentionTile;
 
 /// `ContextProbabilities`: sizes as for attention; in the log-sum-exp's place is the number of weights of a query and head.
 pub(super) fn probabilities(
@@ -28,13 +29,8 @@ pub(super) fn probabilities(
     let tensor = AttentionTile::of_probabilities(plan.queries, context + plan.window[0].max(plan.per_frame));
     let fits = tensor.shared_bytes(dim as u32) <= target.shared_bytes;
     let tensor = (fits && on_tensor_cores(call, target, call.inputs.len(), dim)).then_some(tensor);
-    let plain = tile(target, dim, plan.queries);
-    let (rows, units) = match (tensor, plain) {
-        (Some(tile), _) => (tile.queries(), [tile.units(), 1, 1]),
-        (None, Some(tile)) => (tile.queries, [tile.columns, ROWS, 1]),
-        (None, None) => return Err(too_wide(&args, dim)),
-    };
-    let blocks = plan.queries.div_ceil(rows as usize);
+    let cut = Cut::new(&args, dim, tensor, || tile(target, dim, plan.queries))?;
+    let (blocks, units) = (cut.blocks(plan.queries), cut.units());
     let cubes = count([batches, plan.groups, heads, blocks]);
 
     args.size(cubes)?;
@@ -57,16 +53,10 @@ pub(super) fn probabilities(
     let out = args.output(0)?;
     let (v, context, keys, lead) = (k, Some([ck, ck]), plan.keys, 1);
     let (mask, count, lse) = (None, None, out);
-    let kernel = match (tensor, plain) {
-        (Some(tile), _) => {
-            let dim = dim as u32;
-            let kernel = TensorAttention { q, k, v, context, mask, count, out, lse, keys, lead, dim, tile };
-            Kernel::TensorProbabilities(kernel)
-        }
-        (None, Some(tile)) => {
-            Kernel::Probabilities(Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile })
-        }
-        (None, None) => return Err(too_wide(&args, dim)),
+    let uncut = Blueprint { q, k, v, context, mask, count, out, lse, keys, lead, tile: () };
+    let kernel = match cut {
+        Cut::Tensor(tile) => Kernel::TensorProbabilities(uncut.cut(tile)),
+        Cut::Plain(tile) => Kernel::Probabilities(uncut.cut(tile)),
     };
     Ok(vec![args.launch(kernel, cubes, units)?])
 }

@@ -5,40 +5,15 @@ use ccl_ir::partition::Edge;
 use serde::{Deserialize, Serialize};
 
 use super::text::{Group, Prelude, input, output};
-use super::{COMMON, GROUP};
+use super::{COMMON, GROUP, OfHead};
 use crate::gpu::blueprint::{Class, Slot};
+use crate::gpu::kernels::attention::Attention;
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
 
-/// Attention over operands of half precision. Its sizes are those of [`crate::gpu::kernels::attention`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TensorAttention {
-    /// Queries.
-    pub q: Slot,
-    /// Keys.
-    pub k: Slot,
-    /// Values.
-    pub v: Slot,
-    /// Keys and values of the context tokens.
-    pub context: Option<[Slot; 2]>,
-    /// Terms added to the scores.
-    pub mask: Option<Slot>,
-    /// The number of keys.
-    pub count: Option<Slot>,
-    /// The result.
-    pub out: Slot,
-    /// Its log-sum-exp.
-    pub lse: Slot,
-    /// Which keys a query sees.
-    pub keys: Keys,
-    /// Leading dimensions.
-    pub lead: u32,
-    /// Channels of a head: 16, 32, 64 or 128.
-    pub dim: u32,
-    /// The tile.
-    pub tile: AttentionTile,
-}
+/// Attention over operands of half precision.
+pub type TensorAttention = Attention<OfHead<AttentionTile>>;
 
 /// What a cube works on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,9 +70,9 @@ impl TensorAttention {
 
     fn prelude(&self, launch: &Launch) -> Prelude {
         let mut p = Prelude::new(launch);
-        let tile = &self.tile;
+        let OfHead { dim, tile } = self.tile;
         for (name, value) in [
-            ("DIM", self.dim),
+            ("DIM", dim),
             ("WARPS_Q", tile.warps_q),
             ("ROW_TILES", tile.row_tiles),
             ("WARPS_K", tile.warps_k),
@@ -106,7 +81,7 @@ impl TensorAttention {
         ] {
             p.constant(name, value);
         }
-        keys(&mut p, self.keys, self.mask, self.count, self.context, self.dim);
+        keys(&mut p, self.keys, self.mask, self.count, self.context, dim);
         p.input("Q_BUFFER", self.q);
         p.input("K_BUFFER", self.k);
         p.input("V_BUFFER", self.v);
@@ -118,7 +93,7 @@ impl TensorAttention {
 
     /// The kernel's text.
     pub fn text(&self, launch: &Launch) -> String {
-        let (mut p, tile) = (self.prelude(launch), &self.tile);
+        let (mut p, OfHead { dim, tile }) = (self.prelude(launch), self.tile);
         let (keys, parts) = (include_str!("keys.cuh"), include_str!("attention_parts.cuh"));
         if tile.cores == TensorCores::Mma {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
@@ -128,7 +103,7 @@ impl TensorAttention {
             |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
         p.define("SCORES_FIRST", scores(true));
         p.define("SCORES_MORE", scores(false));
-        let values = Group { half, columns: self.dim, sums: "result", first: false, turn_b: true };
+        let values = Group { half, columns: dim, sums: "result", first: false, turn_b: true };
         p.define("VALUES_MORE", values.of_registers("left[j]"));
         p.finish(&[COMMON, GROUP, keys, parts, include_str!("attention_group.cuh")])
     }

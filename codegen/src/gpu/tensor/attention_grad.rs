@@ -2,49 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::COMMON;
 use super::attention::keys;
 use super::text::{Prelude, output};
-use crate::gpu::blueprint::Slot;
-use crate::gpu::kernels::attention_grad::Side;
-use crate::gpu::kernels::attention_keys::Keys;
+use super::{COMMON, OfHead};
+use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::Target;
 
-/// A kernel of attention's gradient over operands of half precision. Its sizes are those of [`crate::gpu::kernels::attention_grad`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TensorAttentionGrad {
-    /// Whose gradients.
-    pub side: Side,
-    /// The rows that a cube keeps: queries and the result's gradient, or keys and values.
-    pub kept: [Slot; 2],
-    /// The rows that it walks through: keys and values, or queries and the result's gradient.
-    pub walked: [Slot; 2],
-    /// Keys and values of the context tokens, where queries walk through them.
-    pub context: Option<[Slot; 2]>,
-    /// The result of the forward pass.
-    pub o: Slot,
-    /// Its gradient.
-    pub g: Slot,
-    /// The log-sum-exp of the scores.
-    pub lse: Slot,
-    /// Terms added to the scores.
-    pub mask: Option<Slot>,
-    /// The number of keys.
-    pub count: Option<Slot>,
-    /// Gradient of the queries or keys.
-    pub out: Slot,
-    /// Gradient of the values.
-    pub values: Option<Slot>,
-    /// Which keys a query sees.
-    pub keys: Keys,
-    /// Leading dimensions.
-    pub lead: u32,
-    /// Channels of a head: 16, 32, 64 or 128.
-    pub dim: u32,
-    /// The tile.
-    pub tile: GradTile,
-}
+/// A kernel of attention's gradient over operands of half precision.
+pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;
 
 /// What a cube works on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,9 +57,9 @@ impl TensorAttentionGrad {
     /// The kernel's text.
     pub fn text(&self, launch: &Launch) -> String {
         let mut p = Prelude::new(launch);
-        let tile = &self.tile;
+        let OfHead { dim, tile } = self.tile;
         for (name, value) in [
-            ("DIM", self.dim),
+            ("DIM", dim),
             ("WARPS_KEPT", tile.warps_kept),
             ("WARPS_WALKED", tile.warps_walked),
             ("WALK", tile.walk),
@@ -101,7 +67,7 @@ impl TensorAttentionGrad {
         ] {
             p.constant(name, value);
         }
-        keys(&mut p, self.keys, self.mask, self.count, self.context, self.dim);
+        keys(&mut p, self.keys, self.mask, self.count, self.context, dim);
         for (name, side) in [("OF_QUERIES", Side::Queries), ("OF_KEYS", Side::Keys), ("OF_CONTEXT", Side::Context)] {
             p.flag(name, self.side == side);
         }

@@ -11,6 +11,8 @@ pub mod product;
 mod text;
 pub mod tiles;
 
+use serde::{Deserialize, Serialize};
+
 use super::blueprint::Kernel;
 use super::emit::KernelText;
 use super::launch::Launch;
@@ -21,13 +23,22 @@ const COMMON: &str = include_str!("common.cuh");
 /// What those with `wgmma` share.
 const GROUP: &str = include_str!("group.cuh");
 
+/// A tile of attention, and what its heads are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OfHead<T> {
+    /// Channels of a head: 16, 32, 64 or 128.
+    pub dim: u32,
+    /// The tile.
+    pub tile: T,
+}
+
 /// The text of a tensor-core kernel; `None` for the others, which CubeCL makes.
 pub fn text(launch: &Launch) -> Option<KernelText> {
     let (text, shared_bytes) = match &launch.blueprint.kernel {
         Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
-        Kernel::TensorAttention(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
-        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.shared_bytes(a.dim)),
-        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.shared_bytes(a.dim)),
+        Kernel::TensorAttention(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
         _ => return None,
     };
     let (shared_bytes, units) = (shared_bytes as usize, launch.blueprint.units);

@@ -42,7 +42,8 @@ pub enum Problem {
 }
 
 /// A tile of a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProblemTile {
     /// Of a product.
     Product(ProductTile),
@@ -67,7 +68,7 @@ impl Problem {
                 };
                 let keys = keys + size(at::CONTEXT);
                 let cubes = [at::BATCHES, at::HEADS, at::GROUPS, at::PARTS].map(size).into_iter().product();
-                Some(Self::Attention(AttentionProblem { dim: a.dim, queries, keys, cubes }))
+                Some(Self::Attention(AttentionProblem { dim: a.tile.dim, queries, keys, cubes }))
             }
             _ => None,
         }
