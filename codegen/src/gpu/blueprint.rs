@@ -98,6 +98,7 @@ impl Kernel {
             | Self::TableRow(_)
             | Self::Windows(_)
             | Self::Scatter(_)
+            | Self::WideElementwise(_)
             | Self::AdamW(_) => true,
             Self::Attention(_)
             | Self::AttentionGrad(_)
@@ -107,6 +108,8 @@ impl Kernel {
             | Self::TensorAttentionGrad(_)
             | Self::TensorProbabilities(_)
             | Self::TensorProduct(_)
+            | Self::WideNorm(_)
+            | Self::WideNormRope(_)
             | Self::WindowProduct(_)
             | Self::Norm(_)
             | Self::NormGrad(_)
@@ -141,6 +144,12 @@ pub enum Kernel {
     TensorProbabilities(super::tensor::attention::TensorAttention),
     /// See [`super::tensor::product`].
     TensorProduct(super::tensor::product::TensorProduct),
+    /// See [`super::wide::elementwise`].
+    WideElementwise(super::wide::elementwise::WideElementwise),
+    /// See [`super::wide::rows`].
+    WideNorm(super::wide::rows::Wide<super::kernels::norm::Norm>),
+    /// See [`super::wide::rows`].
+    WideNormRope(super::wide::rows::Wide<super::kernels::norm_rope::NormRope>),
     /// See [`super::kernels::window_product`].
     WindowProduct(super::kernels::window_product::WindowProduct),
     /// See [`super::kernels::norm`].

@@ -120,7 +120,7 @@ where
 /// # Errors
 /// When CubeCL cannot compile it for the target.
 pub fn emit(launch: &Launch, target: &Target) -> Result<KernelText, EmitError> {
-    if let Some(text) = super::tensor::text(launch) {
+    if let Some(text) = super::text::text(launch) {
         return Ok(text);
     }
     let wrong = |problem: String| EmitError { target: target.name.clone(), problem };

@@ -56,12 +56,15 @@ pub fn universal<E: Float>(
         Kernel::Windows(w) => windows::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(w)),
         Kernel::Scatter(s) => scatter::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
         Kernel::Sum(s) => sum::<E>(halves, floats, half_outs, float_outs, sizes, comptime!(s)),
-        // Texts of their own: they never come here (see `super::tensor`), and no other language has them.
+        // Texts of their own: they never come here (see `super::text`), and no other language has them.
         Kernel::TensorAttention(_)
         | Kernel::TensorAttentionGrad(_)
         | Kernel::TensorProbabilities(_)
-        | Kernel::TensorProduct(_) => {
-            comptime!(panic!("a tensor-core kernel is not CubeCL's to make"))
+        | Kernel::TensorProduct(_)
+        | Kernel::WideElementwise(_)
+        | Kernel::WideNorm(_)
+        | Kernel::WideNormRope(_) => {
+            comptime!(panic!("a kernel that has a text of its own is not CubeCL's to make"))
         }
         Kernel::AdamW(a) => adam_w::<E>(halves, floats, float_outs, sizes, comptime!(a)),
     }

@@ -6,13 +6,17 @@ use ccl_ir::plan::Call;
 use ccl_ir::{Chain, Op};
 
 use super::walk::{Walk, collapse, dense};
-use crate::gpu::blueprint::{Kernel, Program};
+use crate::gpu::blueprint::{Class, Kernel, Program};
 use crate::gpu::kernels::elementwise::{Elementwise, Read};
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::Target;
+use crate::gpu::target::{Language, Target};
+use crate::gpu::wide::WIDTH;
+use crate::gpu::wide::elementwise::WideElementwise;
 
 /// Units of a cube.
 const UNITS: u32 = 64;
+/// Units of a cube where each moves eight elements.
+const WIDE_UNITS: u32 = 128;
 
 /// A loop over all elements of a shape.
 struct Loop<'a> {
@@ -175,5 +179,33 @@ fn launch(call: &Call, target: &Target, work: Loop<'_>) -> Result<Launch, LowerE
     args.sizes(dims.iter().map(|&n| n as u64))?;
     walks.iter().try_for_each(|w| w.push(&mut args, &dims, 0))?;
     let kernel = Elementwise { rank: dims.len() as u32, inputs, output, program: work.program };
-    args.launch(Kernel::Elementwise(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
+    let Some(repeats) = wide(target, &dims, &walks, &kernel) else {
+        return args.launch(Kernel::Elementwise(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1]);
+    };
+    let units = WIDE_UNITS;
+    let cubes = elements.div_ceil(WIDTH as u64 * u64::from(units));
+    args.launch(Kernel::WideElementwise(WideElementwise { kernel, repeats }), cubes, [units, 1, 1])
+}
+
+/// For each input whether eight of its elements are one number, where the target and all operands allow to move eight at a time; the last walk is
+/// the output's. Numbers of single precision alone fill a warp's requests one by one.
+fn wide(target: &Target, dims: &[usize], walks: &[Walk], kernel: &Elementwise) -> Option<Vec<bool>> {
+    let reads = kernel.inputs.iter().map(|read| match read {
+        Read::Input(slot) => slot.class,
+        Read::Output => kernel.output.class,
+    });
+    let classes: Vec<Class> = reads.chain([kernel.output.class]).collect();
+    let cuda = matches!(target.language, Language::Cuda(_));
+    let halves = classes.contains(&Class::Half) && !classes.contains(&Class::Int);
+    let (last, outer) = dims.split_last()?;
+    if !cuda || !halves || last % WIDTH != 0 {
+        return None;
+    }
+    let steps = walks.iter().map(|walk| match walk.strides.last() {
+        Some(0) => Some(true),
+        Some(1) if walk.is_aligned(outer, WIDTH) => Some(false),
+        _ => None,
+    });
+    let mut repeats = steps.collect::<Option<Vec<bool>>>()?;
+    (repeats.pop() == Some(false)).then_some(repeats)
 }

@@ -11,7 +11,9 @@ use crate::gpu::kernels::norm_grad::NormGrad;
 use crate::gpu::kernels::norm_rope::NormRope;
 use crate::gpu::kernels::softmax::Softmax;
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Target, Tiles};
+use crate::gpu::target::{Language, Target, Tiles};
+use crate::gpu::wide::WIDTH;
+use crate::gpu::wide::rows::{Dealt, Wide};
 
 /// Units of a cube: a row each.
 fn units(target: &Target, d: usize) -> u32 {
@@ -23,8 +25,17 @@ fn units(target: &Target, d: usize) -> u32 {
     (d.min(most) as u32).next_power_of_two().max(32)
 }
 
-/// The sizes of rows and of operands over them; returns the number of rows' dimensions and of rows.
-fn rows(args: &mut Args, operands: &[usize]) -> Result<(u32, u64), LowerError> {
+/// Rows that are worked on.
+struct Rows {
+    /// Number of dimensions that number them.
+    rank: u32,
+    count: u64,
+    /// How they are dealt out to units that move eight numbers at a time, where the target has such units and all operands allow it.
+    dealt: Option<Dealt>,
+}
+
+/// The sizes of rows and of operands over them.
+fn rows(args: &mut Args, operands: &[usize]) -> Result<Rows, LowerError> {
     let x = &args.operand(0).ty;
     let d = x.last() as u64;
     let mut dims = x.shape[..x.rank().saturating_sub(1)].to_vec();
@@ -40,7 +51,10 @@ fn rows(args: &mut Args, operands: &[usize]) -> Result<(u32, u64), LowerError> {
     let first = args.result(0).offset;
     fits(args, first.saturating_add(rows.saturating_mul(d)))?;
     args.size(first)?;
-    Ok((dims.len() as u32, rows))
+    let aligned = walks.iter().all(|walk| walk.is_aligned(&dims, WIDTH)) && first % WIDTH as u64 == 0;
+    let cuda = matches!(args.target.language, Language::Cuda(_));
+    let dealt = if cuda && aligned { Dealt::row(d as usize, args.target.max_units) } else { None };
+    Ok(Rows { rank: dims.len() as u32, count: rows, dealt })
 }
 
 /// `LayerNorm`, `RmsNorm` and `NormModulate`.
@@ -53,8 +67,8 @@ pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     };
     let mut args = Args::new(call, target);
     let operands: Vec<usize> = [Some(0), scale, shift].into_iter().flatten().collect();
-    let (rank, rows) = rows(&mut args, &operands)?;
-    let units = units(target, call.inputs[0].ty.last());
+    let Rows { rank, count, dealt } = rows(&mut args, &operands)?;
+    let units = dealt.map_or_else(|| units(target, call.inputs[0].ty.last()), |dealt| dealt.units);
     let kernel = Norm {
         rank,
         units,
@@ -66,16 +80,20 @@ pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
         shift: shift.map(|i| args.input(i)).transpose()?,
         output: args.output(0)?,
     };
-    args.launch(Kernel::Norm(kernel), rows, [units, 1, 1])
+    let kernel = match dealt {
+        Some(Dealt { held, .. }) => Kernel::WideNorm(Wide { kernel, held }),
+        None => Kernel::Norm(kernel),
+    };
+    args.launch(kernel, count, [units, 1, 1])
 }
 
 /// `NormGrad`.
 pub(super) fn norm_grad(call: &Call, target: &Target, op: &ops::NormGrad) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
     let operands: Vec<usize> = (0..call.inputs.len()).collect();
-    let (rank, rows) = rows(&mut args, &operands)?;
+    let Rows { rank, count, .. } = rows(&mut args, &operands)?;
     let stats = args.result(1).offset;
-    fits(&args, stats.saturating_add(rows.saturating_mul(2)))?;
+    fits(&args, stats.saturating_add(count.saturating_mul(2)))?;
     args.size(stats)?;
     let units = units(target, call.inputs[0].ty.last());
     let kernel = NormGrad {
@@ -90,19 +108,20 @@ pub(super) fn norm_grad(call: &Call, target: &Target, op: &ops::NormGrad) -> Res
         output: args.output(0)?,
         stats: args.output(1)?,
     };
-    args.launch(Kernel::NormGrad(kernel), rows, [units, 1, 1])
+    args.launch(Kernel::NormGrad(kernel), count, [units, 1, 1])
 }
 
 /// `RmsNormRope`.
 pub(super) fn rms_norm_rope(call: &Call, target: &Target, op: &RmsNormRope) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let (rank, rows) = rows(&mut args, &[0])?;
+    let Rows { rank, count, dealt } = rows(&mut args, &[0])?;
     let x = &call.inputs[0].ty;
+    let (head, offsets) = (x.last() / op.heads, [1, 2].map(|i| call.inputs[i].offset));
     args.size(x.shape[1] as u64)?;
-    args.size((x.last() / op.heads / 2) as u64)?;
-    args.size(call.inputs[1].offset)?;
-    args.size(call.inputs[2].offset)?;
-    let units = units(target, x.last());
+    args.size((head / 2) as u64)?;
+    args.sizes(offsets)?;
+    let dealt = dealt.filter(|_| head % WIDTH == 0 && offsets.iter().all(|at| at % WIDTH as u64 == 0));
+    let units = dealt.map_or_else(|| units(target, x.last()), |dealt| dealt.units);
     let kernel = NormRope {
         rank,
         units,
@@ -112,14 +131,18 @@ pub(super) fn rms_norm_rope(call: &Call, target: &Target, op: &RmsNormRope) -> R
         table: args.input(2)?,
         output: args.output(0)?,
     };
-    args.launch(Kernel::NormRope(kernel), rows, [units, 1, 1])
+    let kernel = match dealt {
+        Some(Dealt { held, .. }) => Kernel::WideNormRope(Wide { kernel, held }),
+        None => Kernel::NormRope(kernel),
+    };
+    args.launch(kernel, count, [units, 1, 1])
 }
 
 /// `Softmax`.
 pub(super) fn softmax(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let (rank, rows) = rows(&mut args, &[0])?;
+    let Rows { rank, count, .. } = rows(&mut args, &[0])?;
     let units = units(target, call.inputs[0].ty.last());
     let kernel = Softmax { rank, units, x: args.input(0)?, output: args.output(0)? };
-    args.launch(Kernel::Softmax(kernel), rows, [units, 1, 1])
+    args.launch(Kernel::Softmax(kernel), count, [units, 1, 1])
 }

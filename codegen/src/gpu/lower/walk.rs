@@ -30,6 +30,13 @@ impl Walk {
         Self::broadcast(&Operand { ty, strides, ..operand.clone() }, over)
     }
 
+    /// Whether each of its elements is `width` elements, or a multiple, from the buffer's first one.
+    pub(super) fn is_aligned(&self, dims: &[usize], width: usize) -> bool {
+        // Of a dimension of one element the stride says nothing.
+        let steps = dims.iter().zip(&self.strides).filter(|(n, _)| **n > 1).map(|(_, s)| *s);
+        std::iter::once(self.offset).chain(steps).all(|n| n % width as u64 == 0)
+    }
+
     /// Adds the first element and the strides to a launch's sizes. `run` is how far the kernel goes from each of the walk's elements.
     ///
     /// # Errors

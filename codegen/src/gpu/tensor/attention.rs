@@ -4,13 +4,13 @@ use ccl_ir::ops::NO_KEYS;
 use ccl_ir::partition::Edge;
 use serde::{Deserialize, Serialize};
 
-use super::text::{Group, Prelude, input, output};
 use super::{COMMON, GROUP, OfHead};
 use crate::gpu::blueprint::{Class, Slot};
 use crate::gpu::kernels::attention::Attention;
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
+use crate::gpu::text::{Group, Prelude, input, output};
 
 /// Attention over operands of half precision.
 pub type TensorAttention = Attention<OfHead<AttentionTile>>;

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::keys;
-use super::text::{Prelude, output};
 use super::{COMMON, OfHead};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::Target;
+use crate::gpu::text::{Prelude, output};
 
 /// A kernel of attention's gradient over operands of half precision.
 pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;

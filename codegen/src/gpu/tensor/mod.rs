@@ -1,23 +1,16 @@
-//! Kernels for NVIDIA's tensor cores: CUDA C++ of our own, where CubeCL's kernels would leave most of the device idle.
+//! Kernels for NVIDIA's tensor cores: CUDA C++ of our own.
 //!
-//! Products and attention of half precision operands. CubeCL has `mma` but no `wgmma`, and no say over which registers hold what; here a
-//! kernel is a text (`*.cuh`) with constants before it, made from a [`Blueprint`](super::Blueprint) like any other kernel's, with the same
-//! arguments and the same sizes as the kernel of [`super::kernels`] that does the work where there are no tensor cores. So lowering differs in
-//! the tile alone, and a plan may mix both.
+//! Products and attention of half precision operands. CubeCL has `mma` but no `wgmma`, and no say over which registers hold what; here kernels
+//! are texts ([`super::text`]). Lowering differs from that of the kernels without tensor cores in the tile alone.
 
 pub mod attention;
 pub mod attention_grad;
 pub mod product;
-mod text;
 pub mod tiles;
 
 use serde::{Deserialize, Serialize};
 
-use super::blueprint::Kernel;
-use super::emit::KernelText;
-use super::launch::Launch;
-
-/// What all kernels share.
+/// What all of them share.
 const COMMON: &str = include_str!("common.cuh");
 
 /// What those with `wgmma` share.
@@ -30,17 +23,4 @@ pub struct OfHead<T> {
     pub dim: u32,
     /// The tile.
     pub tile: T,
-}
-
-/// The text of a tensor-core kernel; `None` for the others, which CubeCL makes.
-pub fn text(launch: &Launch) -> Option<KernelText> {
-    let (text, shared_bytes) = match &launch.blueprint.kernel {
-        Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
-        Kernel::TensorAttention(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
-        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.tile.shared_bytes(a.tile.dim)),
-        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
-        _ => return None,
-    };
-    let (shared_bytes, units) = (shared_bytes as usize, launch.blueprint.units);
-    Some(KernelText { language: "cuda".into(), text, shared_bytes, units })
 }

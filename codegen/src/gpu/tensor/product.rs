@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{FUNCTIONS, Group, Prelude, input, output, program};
 use super::{COMMON, GROUP};
 use crate::gpu::blueprint::{Program, Slot};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
+use crate::gpu::text::{FUNCTIONS, Group, Prelude, input, output, program};
 
 /// A product whose factors are of half precision. Its sizes are those of [`crate::gpu::kernels::product`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,15 +1,39 @@
-//! From blueprints to CUDA texts: constants and buffers by name, then what all kernels share, then the kernel.
+//! Kernels that are CUDA texts of our own (`*.cuh`), where CubeCL's would leave most of the device idle: [`super::tensor`] and [`super::wide`].
+//!
+//! A text is made from a [`Blueprint`](super::Blueprint) like any other kernel's, with the same arguments and the same sizes as the kernel of
+//! [`super::kernels`] that does the work elsewhere, so that a plan may mix both: constants and buffers by name, then what all kernels share, then the
+//! kernel.
 
 use std::fmt::Write;
 
 use ccl_ir::DType;
 use ccl_ir::ops::{BinaryKind, UnaryKind};
 
-use crate::gpu::blueprint::{Class, Program, Slot, Source, Step};
-use crate::gpu::launch::Launch;
+use super::blueprint::{Class, Kernel, Program, Slot, Source, Step};
+use super::emit::KernelText;
+use super::launch::Launch;
+
+/// What all texts share.
+const NUMBERS: &str = include_str!("numbers.cuh");
+
+/// The text of a kernel that has one of its own; `None` for the others, which CubeCL makes.
+pub fn text(launch: &Launch) -> Option<KernelText> {
+    let (text, shared_bytes) = match &launch.blueprint.kernel {
+        Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
+        Kernel::TensorAttention(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::WideNorm(n) => (n.text(launch), 0),
+        Kernel::WideNormRope(n) => (n.text(launch), 0),
+        Kernel::WideElementwise(e) => (e.text(launch), 0),
+        _ => return None,
+    };
+    let (shared_bytes, units) = (shared_bytes as usize, launch.blueprint.units);
+    Some(KernelText { language: "cuda".into(), text, shared_bytes, units })
+}
 
 /// The lines before a kernel.
-pub(super) struct Prelude {
+pub(in crate::gpu) struct Prelude {
     text: String,
     /// Type and name of each buffer, in the order of the arguments.
     buffers: Vec<(&'static str, String)>,
@@ -18,8 +42,8 @@ pub(super) struct Prelude {
 
 impl Prelude {
     /// The kind of half precision and the buffers of a launch.
-    pub(super) fn new(launch: &Launch) -> Self {
-        let mut text = String::from("// Tensor cores: see ccl_codegen::gpu::tensor.\n");
+    pub(in crate::gpu) fn new(launch: &Launch) -> Self {
+        let mut text = String::from("// See ccl_codegen::gpu::text.\n");
         if launch.blueprint.half == DType::F16 {
             text.push_str("#define HALF_F16\n");
         }
@@ -35,22 +59,22 @@ impl Prelude {
     }
 
     /// A number that is known when the kernel is compiled.
-    pub(super) fn constant(&mut self, name: &str, value: impl Into<i64>) {
+    pub(in crate::gpu) fn constant(&mut self, name: &str, value: impl Into<i64>) {
         self.line(format_args!("constexpr int {name} = {};", value.into()));
     }
 
     /// A question that is answered when the kernel is compiled.
-    pub(super) fn flag(&mut self, name: &str, value: bool) {
+    pub(in crate::gpu) fn flag(&mut self, name: &str, value: bool) {
         self.line(format_args!("constexpr bool {name} = {value};"));
     }
 
     /// A macro.
-    pub(super) fn define(&mut self, name: &str, value: impl std::fmt::Display) {
+    pub(in crate::gpu) fn define(&mut self, name: &str, value: impl std::fmt::Display) {
         self.line(format_args!("#define {name} {value}"));
     }
 
     /// The buffer of an operand that is read, under a name.
-    pub(super) fn input(&mut self, name: &str, slot: Slot) {
+    pub(in crate::gpu) fn input(&mut self, name: &str, slot: Slot) {
         self.define(name, input(slot));
     }
 
@@ -60,7 +84,7 @@ impl Prelude {
     }
 
     /// The text: these lines, the arguments' names, and the parts. The layout of the sizes is that of CubeCL's kernels.
-    pub(super) fn finish(mut self, parts: &[&str]) -> String {
+    pub(in crate::gpu) fn finish(mut self, parts: &[&str]) -> String {
         let parameters: Vec<String> =
             self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}")).collect();
         let names = self.buffers.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -72,12 +96,12 @@ impl Prelude {
         self.define("ARGUMENTS", names);
         self.line(format_args!("struct info_st {{ uint32_t scalars_u32[{sizes}]; uint32_t static_meta[{count}]; }};"));
         self.line(format_args!("struct Buffers {{ {} }};", fields.join(" ")));
-        [&[self.text.as_str()], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
+        [&[self.text.as_str(), NUMBERS], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
     }
 }
 
 /// Where an operand that is read is found.
-pub(super) fn input(slot: Slot) -> String {
+pub(in crate::gpu) fn input(slot: Slot) -> String {
     let name = match slot.class {
         Class::Half => "h",
         Class::Float => "f",
@@ -87,20 +111,20 @@ pub(super) fn input(slot: Slot) -> String {
 }
 
 /// Where an operand that is written is found.
-pub(super) fn output(slot: Slot) -> String {
+pub(in crate::gpu) fn output(slot: Slot) -> String {
     let name = if slot.class == Class::Half { "ho" } else { "fo" };
     format!("buffers.{name}{}", slot.index)
 }
 
 /// The functions of one number, as `ccl_ir::ops::UnaryKind` defines them. `tanh` by one exponential: hardware's own has 11 bits.
-pub(super) const FUNCTIONS: &str = "\
+pub(in crate::gpu) const FUNCTIONS: &str = "\
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float hyperbolic(float x) { return 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x)); }
 __device__ __forceinline__ float gelu_inner(float x) { return 0.7978846f * (x + 0.044715f * x * x * x); }
 ";
 
 /// A program as C: a function `program` of `inputs` numbers.
-pub(super) fn program(program: &Program, inputs: usize) -> String {
+pub(in crate::gpu) fn program(program: &Program, inputs: usize) -> String {
     let parameters: Vec<String> = (0..inputs).map(|i| format!("float x{i}")).collect();
     let mut text = format!("__device__ __forceinline__ float program({}) {{\n", parameters.join(", "));
     let source = |s: &Source| match *s {
@@ -146,7 +170,7 @@ fn unary(kind: UnaryKind, x: &str) -> String {
 }
 
 /// An instruction of four warps (`wgmma`): 64 rows, a depth of 16.
-pub(super) struct Group {
+pub(in crate::gpu) struct Group {
     /// The kind of half precision.
     pub half: DType,
     /// Columns.

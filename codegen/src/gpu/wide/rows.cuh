@@ -1,0 +1,34 @@
+// What kernels of rows share: a cube has a row, a unit has HELD times eight of its numbers in registers.
+
+constexpr int WARPS = UNITS / 32;
+
+// The first of a unit's numbers, the n-th time.
+__device__ __forceinline__ u32 place(int n) { return (threadIdx.x + n * UNITS) * 8; }
+
+// A unit's numbers of a row of `d`; 0 behind its end.
+template <typename T>
+__device__ __forceinline__ void take_row(const T* from, u32 d, float (&x)[HELD][8]) {
+#pragma unroll
+  for (int n = 0; n < HELD; n++) {
+    if (place(n) < d) {
+      take8(from + place(n), x[n]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++) x[n][i] = 0.0f;
+    }
+  }
+}
+
+// The sum over the units of a cube, always in the same order. `shared` holds a number for each warp and is used once.
+__device__ __forceinline__ float sum_of_cube(float x, float (&shared)[WARPS]) {
+#pragma unroll
+  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(0xffffffffu, x, apart);
+  if constexpr (WARPS > 1) {
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++) x += shared[warp];
+  }
+  return x;
+}

@@ -1,0 +1,172 @@
+//! Kernels that move sixteen bytes at a time agree with the reference on softcuda's interpreter of PTX, read a row once, and waste no bytes.
+
+mod gpu_common;
+#[path = "gpu_common/nvrtc.rs"]
+mod nvrtc;
+#[path = "gpu_common/soft.rs"]
+mod soft;
+
+use ccl_codegen::gpu::{Kernel, Lowered, Target, lower};
+use ccl_ir::chain::{Arg, Chain, Instr};
+use ccl_ir::interp::sample_inputs;
+use ccl_ir::ops::{Binary, BinaryKind, Fused, LayerNorm, NormModulate, RmsNorm, RmsNormRope, Transpose, UnaryKind};
+use ccl_ir::plan::Call;
+use ccl_ir::tensor::relative_l2;
+use ccl_ir::{DType, Op, Sample, TensorType};
+use gpu_common::{Buffer, call, reference};
+use soft::Soft;
+
+const HALVES: [DType; 2] = [DType::Bf16, DType::F16];
+
+fn target() -> Target {
+    Target::cuda("cuda", 90)
+}
+
+fn ty(dtype: DType, shape: &[usize]) -> TensorType {
+    TensorType::new(dtype, shape)
+}
+
+fn f32(shape: &[usize]) -> TensorType {
+    TensorType::f32(shape)
+}
+
+/// Whether a kernel is one of those that are looked at here.
+fn is_wide(kernel: &Kernel) -> bool {
+    matches!(kernel, Kernel::WideElementwise(_) | Kernel::WideNorm(_) | Kernel::WideNormRope(_))
+}
+
+/// Runs a call, which has to be one wide kernel, and holds it against the reference; returns the bytes that it loaded.
+fn agrees(soft: &Soft, call: &Call, sample: &Sample<Op>) -> u64 {
+    let name = format!("{:?} on {:?}", call.op, sample.inputs);
+    let drawn = sample_inputs(sample, 11);
+    let inputs: Vec<Buffer> = call.inputs.iter().zip(&drawn).map(|(o, t)| Buffer::new(o, &t.data)).collect();
+    let (outputs, done) = soft.run(&target(), call, &inputs).unwrap();
+    let error = relative_l2(&outputs[0], &reference(call, &inputs)[0].data);
+    // Results are rounded once.
+    let bound = match call.outputs[0].ty.dtype {
+        DType::Bf16 => 3e-3,
+        DType::F16 => 4e-4,
+        _ => 2e-6,
+    };
+    assert!(error <= bound, "{name}: {error:e} > {bound:e}");
+    let [(launch, stats)] = done.as_slice() else { panic!("{name}: {} launches", done.len()) };
+    assert!(is_wide(&launch.blueprint.kernel), "{name}: {:?}", launch.blueprint.kernel);
+    // Numbers of single precision take two requests, each of half of a sector: the second finds it in the cache.
+    let single = call.inputs.iter().chain(&call.outputs).any(|o| o.ty.dtype == DType::F32);
+    assert!(single || stats.sectors == stats.sectors_needed, "{name}: bytes are moved that nobody asked for");
+    stats.global_load_bytes
+}
+
+fn check(soft: &Soft, op: impl Into<Op>, inputs: &[TensorType], view: impl Fn(&mut Call)) -> u64 {
+    let sample = Sample::new(op.into(), inputs.iter().cloned());
+    let mut call = call(&sample);
+    view(&mut call);
+    agrees(soft, &call, &sample)
+}
+
+#[test]
+fn normalisations() {
+    let soft = Soft::new();
+    // From half a warp of eights to the longest row that registers hold.
+    for (half, d) in HALVES.into_iter().flat_map(|half| [128, 136, 1536, 5120, 16384].map(|d| (half, d))) {
+        let (x, m, w) = (ty(half, &[2, 3, d]), f32(&[2, 1, d]), f32(&[d]));
+        check(&soft, LayerNorm { eps: 1e-6, affine: false }, std::slice::from_ref(&x), |_| {});
+        check(&soft, LayerNorm { eps: 1e-5, affine: true }, &[x.clone(), ty(half, &[d]), w.clone()], |_| {});
+        check(&soft, RmsNorm { eps: 1e-6 }, &[x.clone(), w.clone()], |_| {});
+        let loaded = check(&soft, NormModulate { eps: 1e-6 }, &[x.clone(), m.clone(), m], |_| {});
+        assert_eq!(loaded, 6 * d as u64 * (2 + 4 + 4), "a row is read once");
+    }
+    check(&soft, LayerNorm { eps: 1e-6, affine: false }, &[f32(&[3, 640])], |_| {});
+}
+
+#[test]
+fn normalisations_of_views() {
+    let soft = Soft::new();
+    // Every second row of a wider tensor; shift and scale are two of six rows of a modulation.
+    let spread = |c: &mut Call| {
+        c.inputs[0].offset = 8;
+        c.inputs[0].strides = vec![3000, 2 * 256 + 16, 1];
+        for (i, row) in [(1, 0), (2, 4)] {
+            c.inputs[i].offset = row * 256;
+            c.inputs[i].strides = vec![6 * 256, 256, 1];
+        }
+    };
+    let m = f32(&[2, 1, 256]);
+    check(&soft, NormModulate { eps: 1e-6 }, &[ty(DType::Bf16, &[2, 5, 256]), m.clone(), m], spread);
+    // Four dimensions that do not join.
+    let heads = |c: &mut Call| c.inputs[0].strides = vec![4000, 160, 160 * 3 + 8, 1];
+    check(&soft, RmsNorm { eps: 1e-6 }, &[ty(DType::F16, &[2, 3, 5, 128]), f32(&[128])], heads);
+}
+
+#[test]
+fn normalisation_with_rotation() {
+    let soft = Soft::new();
+    for (half, [heads, dim]) in HALVES.into_iter().flat_map(|half| [[1, 128], [3, 64], [40, 128]].map(|s| (half, s))) {
+        let d = heads * dim;
+        let inputs = [ty(half, &[2, 5, d]), f32(&[d]), f32(&[5, dim / 2, 2])];
+        check(&soft, RmsNormRope { heads, eps: 1e-6 }, &inputs, |_| {});
+        let behind = |c: &mut Call| c.inputs[1].offset = 16;
+        check(&soft, RmsNormRope { heads, eps: 1e-6 }, &inputs, behind);
+    }
+}
+
+/// `r + gelu(y) g` for a gate `g` and a residual `r`.
+fn residual(half: DType) -> Fused {
+    let steps = vec![
+        Instr::Unary(UnaryKind::GeluTanh, Arg::In(0)),
+        Instr::Binary(BinaryKind::Mul, Arg::Step(0), Arg::In(1)),
+        Instr::Binary(BinaryKind::Add, Arg::Step(1), Arg::In(2)),
+    ];
+    Fused { chain: Chain { inputs: 3, steps }, out: Some(half) }
+}
+
+#[test]
+fn elementwise() {
+    let soft = Soft::new();
+    for half in HALVES {
+        for d in [8, 136, 5120] {
+            let x = ty(half, &[2, 7, d]);
+            // A gate that repeats over tokens, and one that repeats over channels.
+            check(&soft, residual(half), &[x.clone(), f32(&[2, 1, d]), x.clone()], |_| {});
+            check(&soft, residual(half), &[x.clone(), f32(&[2, 7, 1]), x.clone()], |_| {});
+            check(&soft, Binary { kind: BinaryKind::Mul }, &[x.clone(), x.clone()], |_| {});
+        }
+        // Heads swapped with tokens, copied in order; a residual that is a view.
+        check(&soft, Transpose { perm: vec![0, 2, 1, 3] }, &[ty(half, &[2, 5, 3, 16])], |_| {});
+        let x = ty(half, &[2, 9, 24]);
+        let view = |c: &mut Call| {
+            c.inputs[2].offset = 16;
+            c.inputs[2].strides = vec![1000, 40, 1];
+        };
+        check(&soft, residual(half), &[x.clone(), f32(&[2, 1, 24]), x], view);
+    }
+}
+
+/// What the width does not fit takes the kernels without it.
+#[test]
+fn what_is_not_whole_by_eights_is_left_to_others() {
+    let kernel = |op: Op, inputs: &[TensorType], view: &dyn Fn(&mut Call), target: &Target| {
+        let mut call = call(&Sample::new(op, inputs.iter().cloned()));
+        view(&mut call);
+        match lower(&call, target).unwrap() {
+            Lowered::Device(launches) => launches[0].blueprint.kernel.clone(),
+            Lowered::Host => panic!("{} runs on the host", call.op.name()),
+        }
+    };
+    let norm = || Op::from(RmsNorm { eps: 1e-6 });
+    let of = |d: usize| [ty(DType::F16, &[2, 3, d]), f32(&[d])];
+    let as_is: &dyn Fn(&mut Call) = &|_| {};
+    assert!(is_wide(&kernel(norm(), &of(256), as_is, &target())));
+    assert!(!is_wide(&kernel(norm(), &of(256), as_is, &Target::wgpu())));
+    assert!(!is_wide(&kernel(norm(), &of(260), as_is, &target())));
+    assert!(!is_wide(&kernel(norm(), &of(256), &|c| c.inputs[1].offset = 4, &target())));
+    assert!(!is_wide(&kernel(norm(), &of(256), &|c| c.inputs[0].strides = vec![900, 260, 1], &target())));
+    let swap = || Op::from(Transpose { perm: vec![0, 2, 1] });
+    assert!(!is_wide(&kernel(swap(), &of(256)[..1], as_is, &target())));
+    let neg = || Op::from(Fused { chain: Chain::unary(UnaryKind::Neg), out: None });
+    assert!(is_wide(&kernel(neg(), &of(8)[..1], as_is, &target())));
+    assert!(!is_wide(&kernel(neg(), &[f32(&[2, 8])], as_is, &target())));
+    // Heads of twelve: eight neighbours are not one head's.
+    let turned = [ty(DType::F16, &[1, 2, 240]), f32(&[240]), f32(&[2, 6, 2])];
+    assert!(!is_wide(&kernel(RmsNormRope { heads: 20, eps: 1e-6 }.into(), &turned, as_is, &target())));
+}
