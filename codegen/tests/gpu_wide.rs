@@ -6,14 +6,21 @@ mod nvrtc;
 #[path = "gpu_common/soft.rs"]
 mod soft;
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Kernel, Lowered, Target, lower};
 use ccl_ir::chain::{Arg, Chain, Instr};
 use ccl_ir::interp::sample_inputs;
-use ccl_ir::ops::{Binary, BinaryKind, Fused, LayerNorm, NormModulate, RmsNorm, RmsNormRope, Transpose, UnaryKind};
+use ccl_ir::ops::{
+    Binary, BinaryKind, Fused, LayerNorm, NormGrad, NormModulate, RmsNorm, RmsNormRope, Transpose, UnaryKind,
+};
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{DType, Op, Sample, TensorType};
 use gpu_common::{Buffer, call, reference};
+use nvrtc::{ARCHITECTURES, Nvrtc};
 use soft::Soft;
 
 const HALVES: [DType; 2] = [DType::Bf16, DType::F16];
@@ -32,7 +39,10 @@ fn f32(shape: &[usize]) -> TensorType {
 
 /// Whether a kernel is one of those that are looked at here.
 fn is_wide(kernel: &Kernel) -> bool {
-    matches!(kernel, Kernel::WideElementwise(_) | Kernel::WideNorm(_) | Kernel::WideNormRope(_))
+    matches!(
+        kernel,
+        Kernel::WideElementwise(_) | Kernel::WideNorm(_) | Kernel::WideNormGrad(_) | Kernel::WideNormRope(_)
+    )
 }
 
 /// Runs a call, which has to be one wide kernel, and holds it against the reference; returns the bytes that it loaded.
@@ -41,14 +51,16 @@ fn agrees(soft: &Soft, call: &Call, sample: &Sample<Op>) -> u64 {
     let drawn = sample_inputs(sample, 11);
     let inputs: Vec<Buffer> = call.inputs.iter().zip(&drawn).map(|(o, t)| Buffer::new(o, &t.data)).collect();
     let (outputs, done) = soft.run(&target(), call, &inputs).unwrap();
-    let error = relative_l2(&outputs[0], &reference(call, &inputs)[0].data);
-    // Results are rounded once.
-    let bound = match call.outputs[0].ty.dtype {
-        DType::Bf16 => 3e-3,
-        DType::F16 => 4e-4,
-        _ => 2e-6,
-    };
-    assert!(error <= bound, "{name}: {error:e} > {bound:e}");
+    for ((got, want), to) in outputs.iter().zip(reference(call, &inputs)).zip(&call.outputs) {
+        let error = relative_l2(got, &want.data);
+        // Results are rounded once.
+        let bound = match to.ty.dtype {
+            DType::Bf16 => 3e-3,
+            DType::F16 => 4e-4,
+            _ => 2e-6,
+        };
+        assert!(error <= bound, "{name}: {error:e} > {bound:e}");
+    }
     let [(launch, stats)] = done.as_slice() else { panic!("{name}: {} launches", done.len()) };
     assert!(is_wide(&launch.blueprint.kernel), "{name}: {:?}", launch.blueprint.kernel);
     // Numbers of single precision take two requests, each of half of a sector: the second finds it in the cache.
@@ -96,6 +108,48 @@ fn normalisations_of_views() {
     // Four dimensions that do not join.
     let heads = |c: &mut Call| c.inputs[0].strides = vec![4000, 160, 160 * 3 + 8, 1];
     check(&soft, RmsNorm { eps: 1e-6 }, &[ty(DType::F16, &[2, 3, 5, 128]), f32(&[128])], heads);
+}
+
+#[test]
+fn gradients_of_normalisations() {
+    let soft = Soft::new();
+    for (half, d) in HALVES.into_iter().flat_map(|half| [136, 1536, 5120].map(|d| (half, d))) {
+        let (x, w) = (ty(half, &[2, 3, d]), f32(&[d]));
+        for (centered, scaled, one_plus) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let factor = scaled.then(|| if one_plus { f32(&[2, 1, d]) } else { w.clone() });
+            let inputs: Vec<_> = [x.clone(), x.clone()].into_iter().chain(factor).collect();
+            check(&soft, NormGrad { eps: 1e-6, centered, scaled, one_plus }, &inputs, |_| {});
+        }
+    }
+}
+
+/// The longest rows need the most registers.
+#[test]
+fn no_row_spills_registers() {
+    let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
+    let mut texts = BTreeSet::new();
+    for d in [5120, 16384] {
+        let (x, m) = (ty(DType::Bf16, &[1, 4, d]), f32(&[1, 1, d]));
+        let gradient = NormGrad { eps: 1e-6, centered: true, scaled: true, one_plus: true };
+        let rotation = [x.clone(), f32(&[d]), f32(&[4, 64, 2])];
+        for (op, inputs) in [
+            (Op::from(NormModulate { eps: 1e-6 }), vec![x.clone(), m.clone(), m.clone()]),
+            (gradient.into(), vec![x.clone(), x.clone(), m]),
+            (RmsNormRope { heads: d / 128, eps: 1e-6 }.into(), rotation.to_vec()),
+            (residual(DType::Bf16).into(), vec![x.clone(), f32(&[1, 1, d]), x]),
+        ] {
+            let Lowered::Device(launches) = lower(&call(&Sample::new(op, inputs)), &target()).unwrap() else {
+                panic!()
+            };
+            assert!(is_wide(&launches[0].blueprint.kernel));
+            texts.insert(emit(&launches[0], &target()).unwrap().text);
+        }
+    }
+    assert_eq!(texts.len(), 7, "one text of the chain, two of each norm");
+    for (text, (architecture, _)) in texts.iter().flat_map(|text| ARCHITECTURES.map(|a| (text, a))) {
+        let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{architecture}: {e}\n{text}"));
+        assert!(log.contains(" 0 bytes spill stores, 0 bytes spill loads"), "{architecture}: {log}\n{text}");
+    }
 }
 
 #[test]

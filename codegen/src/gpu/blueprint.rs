@@ -109,6 +109,7 @@ impl Kernel {
             | Self::TensorProbabilities(_)
             | Self::TensorProduct(_)
             | Self::WideNorm(_)
+            | Self::WideNormGrad(_)
             | Self::WideNormRope(_)
             | Self::WindowProduct(_)
             | Self::Norm(_)
@@ -148,6 +149,8 @@ pub enum Kernel {
     WideElementwise(super::wide::elementwise::WideElementwise),
     /// See [`super::wide::rows`].
     WideNorm(super::wide::rows::Wide<super::kernels::norm::Norm>),
+    /// See [`super::wide::rows`].
+    WideNormGrad(super::wide::rows::Wide<super::kernels::norm_grad::NormGrad>),
     /// See [`super::wide::rows`].
     WideNormRope(super::wide::rows::Wide<super::kernels::norm_rope::NormRope>),
     /// See [`super::kernels::window_product`].

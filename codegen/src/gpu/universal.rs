@@ -63,6 +63,7 @@ pub fn universal<E: Float>(
         | Kernel::TensorProduct(_)
         | Kernel::WideElementwise(_)
         | Kernel::WideNorm(_)
+        | Kernel::WideNormGrad(_)
         | Kernel::WideNormRope(_) => {
             comptime!(panic!("a kernel that has a text of its own is not CubeCL's to make"))
         }

@@ -30,8 +30,25 @@ struct Rows {
     /// Number of dimensions that number them.
     rank: u32,
     count: u64,
+    /// Elements of each.
+    d: usize,
     /// How they are dealt out to units that move eight numbers at a time, where the target has such units and all operands allow it.
     dealt: Option<Dealt>,
+}
+
+impl Rows {
+    /// Units of a cube.
+    fn units(&self, target: &Target) -> u32 {
+        self.dealt.map_or_else(|| units(target, self.d), |dealt| dealt.units)
+    }
+
+    /// The kernel that works on them.
+    fn kernel<K>(&self, kernel: K, plain: fn(K) -> Kernel, wide: fn(Wide<K>) -> Kernel) -> Kernel {
+        match self.dealt {
+            Some(Dealt { held, .. }) => wide(Wide { kernel, held }),
+            None => plain(kernel),
+        }
+    }
 }
 
 /// The sizes of rows and of operands over them.
@@ -54,7 +71,7 @@ fn rows(args: &mut Args, operands: &[usize]) -> Result<Rows, LowerError> {
     let aligned = walks.iter().all(|walk| walk.is_aligned(&dims, WIDTH)) && first % WIDTH as u64 == 0;
     let cuda = matches!(args.target.language, Language::Cuda(_));
     let dealt = if cuda && aligned { Dealt::row(d as usize, args.target.max_units) } else { None };
-    Ok(Rows { rank: dims.len() as u32, count: rows, dealt })
+    Ok(Rows { rank: dims.len() as u32, count: rows, d: d as usize, dealt })
 }
 
 /// `LayerNorm`, `RmsNorm` and `NormModulate`.
@@ -67,10 +84,10 @@ pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     };
     let mut args = Args::new(call, target);
     let operands: Vec<usize> = [Some(0), scale, shift].into_iter().flatten().collect();
-    let Rows { rank, count, dealt } = rows(&mut args, &operands)?;
-    let units = dealt.map_or_else(|| units(target, call.inputs[0].ty.last()), |dealt| dealt.units);
+    let rows = rows(&mut args, &operands)?;
+    let units = rows.units(target);
     let kernel = Norm {
-        rank,
+        rank: rows.rank,
         units,
         centered,
         eps: (eps as f32).to_bits(),
@@ -80,24 +97,20 @@ pub(super) fn norm(call: &Call, target: &Target) -> Result<Launch, LowerError> {
         shift: shift.map(|i| args.input(i)).transpose()?,
         output: args.output(0)?,
     };
-    let kernel = match dealt {
-        Some(Dealt { held, .. }) => Kernel::WideNorm(Wide { kernel, held }),
-        None => Kernel::Norm(kernel),
-    };
-    args.launch(kernel, count, [units, 1, 1])
+    args.launch(rows.kernel(kernel, Kernel::Norm, Kernel::WideNorm), rows.count, [units, 1, 1])
 }
 
 /// `NormGrad`.
 pub(super) fn norm_grad(call: &Call, target: &Target, op: &ops::NormGrad) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
     let operands: Vec<usize> = (0..call.inputs.len()).collect();
-    let Rows { rank, count, .. } = rows(&mut args, &operands)?;
+    let rows = rows(&mut args, &operands)?;
     let stats = args.result(1).offset;
-    fits(&args, stats.saturating_add(count.saturating_mul(2)))?;
+    fits(&args, stats.saturating_add(rows.count.saturating_mul(2)))?;
     args.size(stats)?;
-    let units = units(target, call.inputs[0].ty.last());
+    let units = rows.units(target);
     let kernel = NormGrad {
-        rank,
+        rank: rows.rank,
         units,
         centered: op.centered,
         eps: (op.eps as f32).to_bits(),
@@ -108,22 +121,22 @@ pub(super) fn norm_grad(call: &Call, target: &Target, op: &ops::NormGrad) -> Res
         output: args.output(0)?,
         stats: args.output(1)?,
     };
-    args.launch(Kernel::NormGrad(kernel), count, [units, 1, 1])
+    args.launch(rows.kernel(kernel, Kernel::NormGrad, Kernel::WideNormGrad), rows.count, [units, 1, 1])
 }
 
 /// `RmsNormRope`.
 pub(super) fn rms_norm_rope(call: &Call, target: &Target, op: &RmsNormRope) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let Rows { rank, count, dealt } = rows(&mut args, &[0])?;
+    let mut rows = rows(&mut args, &[0])?;
     let x = &call.inputs[0].ty;
     let (head, offsets) = (x.last() / op.heads, [1, 2].map(|i| call.inputs[i].offset));
     args.size(x.shape[1] as u64)?;
     args.size((head / 2) as u64)?;
     args.sizes(offsets)?;
-    let dealt = dealt.filter(|_| head % WIDTH == 0 && offsets.iter().all(|at| at % WIDTH as u64 == 0));
-    let units = dealt.map_or_else(|| units(target, x.last()), |dealt| dealt.units);
+    rows.dealt = rows.dealt.filter(|_| head % WIDTH == 0 && offsets.iter().all(|at| at % WIDTH as u64 == 0));
+    let units = rows.units(target);
     let kernel = NormRope {
-        rank,
+        rank: rows.rank,
         units,
         eps: (op.eps as f32).to_bits(),
         x: args.input(0)?,
@@ -131,18 +144,14 @@ pub(super) fn rms_norm_rope(call: &Call, target: &Target, op: &RmsNormRope) -> R
         table: args.input(2)?,
         output: args.output(0)?,
     };
-    let kernel = match dealt {
-        Some(Dealt { held, .. }) => Kernel::WideNormRope(Wide { kernel, held }),
-        None => Kernel::NormRope(kernel),
-    };
-    args.launch(kernel, count, [units, 1, 1])
+    args.launch(rows.kernel(kernel, Kernel::NormRope, Kernel::WideNormRope), rows.count, [units, 1, 1])
 }
 
 /// `Softmax`.
 pub(super) fn softmax(call: &Call, target: &Target) -> Result<Launch, LowerError> {
     let mut args = Args::new(call, target);
-    let Rows { rank, count, .. } = rows(&mut args, &[0])?;
-    let units = units(target, call.inputs[0].ty.last());
-    let kernel = Softmax { rank, units, x: args.input(0)?, output: args.output(0)? };
-    args.launch(Kernel::Softmax(kernel), count, [units, 1, 1])
+    let rows = rows(&mut args, &[0])?;
+    let units = units(target, rows.d);
+    let kernel = Softmax { rank: rows.rank, units, x: args.input(0)?, output: args.output(0)? };
+    args.launch(Kernel::Softmax(kernel), rows.count, [units, 1, 1])
 }

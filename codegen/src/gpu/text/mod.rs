@@ -24,6 +24,7 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
         Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.tile.shared_bytes(a.tile.dim)),
         Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
         Kernel::WideNorm(n) => (n.text(launch), 0),
+        Kernel::WideNormGrad(n) => (n.text(launch), 0),
         Kernel::WideNormRope(n) => (n.text(launch), 0),
         Kernel::WideElementwise(e) => (e.text(launch), 0),
         _ => return None,

@@ -7,34 +7,12 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   const u32 row = cube_number(), d = sizes[1];
   if (row >= sizes[0]) return;
   constexpr int AT_X = 2 + RANK, AT_SCALE = AT_X + 1 + RANK, AT_SHIFT = AT_SCALE + HAS_SCALE * (1 + RANK), AT_OUT = AT_SHIFT + HAS_SHIFT * (1 + RANK);
-  float x[HELD][8];
+  float x[HELD][8], mean, r;
   take_row(X_BUFFER + sizes[AT_X] + distance<RANK>(sizes, row, 2, AT_X + 1), d, x);
-
-  float mean = 0.0f, square = 0.0f;
-  if constexpr (CENTERED) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < HELD; n++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) sum += x[n][i];
-    mean = sum_of_cube(sum, sums) / d;
-  }
+  normalise(x, d, sums, squares, mean, r);
 #pragma unroll
   for (int n = 0; n < HELD; n++) {
     if (place(n) >= d) break;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      x[n][i] -= mean;
-      square += x[n][i] * x[n][i];
-    }
-  }
-  const float factor = 1.0f / sqrtf(sum_of_cube(square, squares) / d + EPS);
-
-#pragma unroll
-  for (int n = 0; n < HELD; n++) {
-    if (place(n) >= d) break;
-#pragma unroll
-    for (int i = 0; i < 8; i++) x[n][i] *= factor;
     if constexpr (HAS_SCALE) {
       float scale[8];
       take8(SCALE_BUFFER + sizes[AT_SCALE] + distance<RANK>(sizes, row, 2, AT_SCALE + 1) + place(n), scale);

@@ -1,21 +1,15 @@
 // RMSNorm of a row, then rotary position embedding. Heads are whole by eights, so that a unit's four pairs are one head's.
 
 extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
-  __shared__ float squares[WARPS];
+  __shared__ float sums[WARPS], squares[WARPS];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 row = cube_number(), d = sizes[1];
   if (row >= sizes[0]) return;
   constexpr int AT_X = 2 + RANK, AT_OUT = AT_X + 1 + RANK, LENGTH = AT_OUT + 1, PAIRS = AT_OUT + 2, AT_WEIGHT = AT_OUT + 3, AT_TABLE = AT_OUT + 4;
-  float x[HELD][8];
+  float x[HELD][8], mean, r;
   take_row(X_BUFFER + sizes[AT_X] + distance<RANK>(sizes, row, 2, AT_X + 1), d, x);
-  float square = 0.0f;
-#pragma unroll
-  for (int n = 0; n < HELD; n++)
-#pragma unroll
-    for (int i = 0; i < 8; i++) square += x[n][i] * x[n][i];
-  const float factor = 1.0f / sqrtf(sum_of_cube(square, squares) / d + EPS);
-
+  normalise(x, d, sums, squares, mean, r);
   const u32 head = 2 * sizes[PAIRS], turns = sizes[AT_TABLE] + row % sizes[LENGTH] * head;
 #pragma unroll
   for (int n = 0; n < HELD; n++) {
@@ -26,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
     take8(TABLE_BUFFER + turns + place(n) % head, turn);
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
-      const float even = x[n][i] * factor * weight[i], odd = x[n][i + 1] * factor * weight[i + 1];
+      const float even = x[n][i] * weight[i], odd = x[n][i + 1] * weight[i + 1];
       result[i] = even * turn[i] - odd * turn[i + 1];
       result[i + 1] = even * turn[i + 1] + odd * turn[i];
     }

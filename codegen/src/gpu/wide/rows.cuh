@@ -32,3 +32,31 @@ __device__ __forceinline__ float sum_of_cube(float x, float (&shared)[WARPS]) {
   }
   return x;
 }
+
+// Takes the mean away, where the norm is CENTERED, and divides by the deviation: `r` is its reciprocal. `sums` and `squares` as `shared` above.
+__device__ __forceinline__ void normalise(float (&x)[HELD][8], u32 d, float (&sums)[WARPS], float (&squares)[WARPS], float& mean, float& r) {
+  mean = 0.0f;
+  if constexpr (CENTERED) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int n = 0; n < HELD; n++)
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum += x[n][i];
+    mean = sum_of_cube(sum, sums) / d;
+  }
+  float square = 0.0f;
+#pragma unroll
+  for (int n = 0; n < HELD; n++) {
+    if (place(n) >= d) break;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      x[n][i] -= mean;
+      square += x[n][i] * x[n][i];
+    }
+  }
+  r = 1.0f / sqrtf(sum_of_cube(square, squares) / d + EPS);
+#pragma unroll
+  for (int n = 0; n < HELD; n++)
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[n][i] *= r;
+}

@@ -1,9 +1,10 @@
-//! Normalisation of rows, with and without rotary position embedding: blueprints and texts.
+//! Normalisation of rows, with and without rotary position embedding, and its gradient: blueprints and texts.
 
 use serde::{Deserialize, Serialize};
 
 use super::WIDTH;
 use crate::gpu::kernels::norm::Norm;
+use crate::gpu::kernels::norm_grad::NormGrad;
 use crate::gpu::kernels::norm_rope::NormRope;
 use crate::gpu::launch::Launch;
 use crate::gpu::text::{Prelude, output};
@@ -44,8 +45,9 @@ impl Dealt {
 }
 
 /// The lines that say what is normalised, and how.
-fn prelude(launch: &Launch, rank: u32, [units, held]: [u32; 2], eps: u32) -> Prelude {
+fn prelude(launch: &Launch, rank: u32, [units, held]: [u32; 2], eps: u32, centered: bool) -> Prelude {
     let mut p = Prelude::new(launch);
+    p.flag("CENTERED", centered);
     for (name, value) in [("RANK", rank), ("UNITS", units), ("HELD", held)] {
         p.constant(name, value);
     }
@@ -57,8 +59,7 @@ impl Wide<Norm> {
     /// The kernel's text.
     pub fn text(&self, launch: &Launch) -> String {
         let n = &self.kernel;
-        let mut p = prelude(launch, n.rank, [n.units, self.held], n.eps);
-        p.flag("CENTERED", n.centered);
+        let mut p = prelude(launch, n.rank, [n.units, self.held], n.eps, n.centered);
         p.flag("HAS_SCALE", n.scale.is_some());
         p.flag("HAS_SHIFT", n.shift.is_some());
         p.constant("ONE_PLUS", n.one_plus);
@@ -75,12 +76,28 @@ impl Wide<NormRope> {
     /// The kernel's text.
     pub fn text(&self, launch: &Launch) -> String {
         let n = &self.kernel;
-        let mut p = prelude(launch, n.rank, [n.units, self.held], n.eps);
+        let mut p = prelude(launch, n.rank, [n.units, self.held], n.eps, false);
         p.input("X_BUFFER", n.x);
         p.input("WEIGHT_BUFFER", n.weight);
         p.input("TABLE_BUFFER", n.table);
         p.define("OUT_BUFFER", output(n.output));
         p.finish(&[include_str!("rows.cuh"), include_str!("norm_rope.cuh")])
+    }
+}
+
+impl Wide<NormGrad> {
+    /// The kernel's text.
+    pub fn text(&self, launch: &Launch) -> String {
+        let n = &self.kernel;
+        let mut p = prelude(launch, n.rank, [n.units, self.held], n.eps, n.centered);
+        p.flag("HAS_FACTOR", n.factor.is_some());
+        p.constant("ONE_PLUS", n.one_plus);
+        p.input("X_BUFFER", n.x);
+        p.input("G_BUFFER", n.g);
+        p.input("FACTOR_BUFFER", n.factor.unwrap_or(n.x));
+        p.define("OUT_BUFFER", output(n.output));
+        p.define("STATS_BUFFER", output(n.stats));
+        p.finish(&[include_str!("rows.cuh"), include_str!("norm_grad.cuh")])
     }
 }
 
