@@ -7,9 +7,8 @@ mod kernels;
 #[path = "../../codegen/tests/gpu_common/nvrtc.rs"]
 mod nvrtc;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ccl::ir::DType;
@@ -19,25 +18,11 @@ use ccl::planning::{Request, RuleSet, add_kernels, plan};
 use ccl_codegen::gpu::Target;
 use kernels::{Text, of_models, released};
 use nvrtc::{ARCHITECTURES, Nvrtc};
+use rayon::prelude::*;
 
 /// Does something with every item, on all cores; gives what went wrong.
 fn for_each<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), String> + Sync) -> Vec<String> {
-    let (next, wrong) = (std::sync::atomic::AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some(item) = items.get(i) else { break };
-                    if let Err(problem) = work(item) {
-                        wrong.lock().unwrap().insert(i, problem);
-                    }
-                }
-            });
-        }
-    });
-    wrong.into_inner().unwrap().into_values().collect()
+    items.par_iter().filter_map(|item| work(item).err()).collect()
 }
 
 fn report(what: &str, texts: &[Text], begin: Instant, wrong: &[String]) {
@@ -70,20 +55,16 @@ fn every_cuda_text_compiles() {
     let nvrtc = Nvrtc::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|e| panic!("{e}"));
     let texts = of_models(&[Target::cuda("cuda", 80), Target::cuda("cuda:sm_90a", 90)]);
     assert!(texts.len() > 50, "only {} kernels", texts.len());
-    let wrong = for_each(&texts, |text| {
-        for (architecture, capability) in ARCHITECTURES {
-            // The newest architecture is looked at with every operator's samples and every tile. The large kernels of tensor cores differ in
-            // the names of instructions alone where they are for the other kind of half precision.
-            let again = text.text.contains("HALF_F16") && capability != 90;
-            if again || !text.capabilities.contains(&capability) {
-                continue;
-            }
-            nvrtc
-                .compile(&text.text, architecture)
-                .map_err(|log| format!("{} for {architecture}: {log}", text.first))?;
-        }
-        Ok(())
-    });
+    let mut wrong = Vec::new();
+    for (architecture, capability) in ARCHITECTURES {
+        // The newest architecture is looked at with every operator's samples and every tile. The large kernels of tensor cores differ in the names
+        // of instructions alone where they are for the other kind of half precision.
+        let again = |text: &Text| text.text.contains("HALF_F16") && capability != 90;
+        let list: Vec<&Text> =
+            texts.iter().filter(|text| !again(text) && text.capabilities.contains(&capability)).collect();
+        let logs = nvrtc.compile_all(&list.iter().map(|text| text.text.as_str()).collect::<Vec<_>>(), architecture);
+        wrong.extend(logs.into_iter().map(|(i, log)| format!("{} for {architecture}: {log}", list[i].first)));
+    }
     report("cuda", &texts, begin, &wrong);
 }
 
@@ -95,6 +76,14 @@ fn what_is_no_text_is_found() {
         assert!(nvrtc.compile(right, architecture).is_ok_and(|bytes| bytes > 0));
         let log = nvrtc.compile(&right.replace("x[", "y["), architecture).unwrap_err();
         assert!(log.contains("identifier \"y\" is undefined"), "{log}");
+        // Among others that begin as it does.
+        let of = |body: &str| {
+            let entry = "extern \"C\" __global__ void universal_e_0(float* x, info_st info)";
+            format!("#include <cuda_bf16.h>\nstruct info_st {{ unsigned int sizes[2]; }};\n{entry} {{ {body} }}")
+        };
+        let texts = [of("x[0] = 1.0f;"), of("y[0] = 1.0f;"), of("x[info.sizes[1]] = 2.0f;")];
+        let wrong = nvrtc.compile_all(&texts.each_ref().map(String::as_str), architecture);
+        assert_eq!(wrong.keys().collect::<Vec<_>>(), [&1], "{wrong:?}");
     }
 }
 

@@ -4,17 +4,32 @@
 //! directory. Where it is missing there is a message, never a test that passes for want of it.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use rayon::prelude::*;
 
 /// Version of NVRTC that texts are held against.
 pub const VERSION: (c_int, c_int) = (13, 0);
 
 /// Architectures that every text must compile for, with their compute capabilities times ten.
 pub const ARCHITECTURES: [(&str, u32); 3] = [("sm_80", 80), ("sm_90a", 90), ("sm_120", 120)];
+
+/// Where a text of CubeCL's begins that is the kernel's own.
+const INFO: &str = "struct info_st {";
+
+/// Texts that begin alike as one: each kernel under a name of its own.
+fn together(head: &str, texts: &[&str], part: &[usize]) -> String {
+    let mut all = head.to_owned();
+    for i in part {
+        let own = texts[*i][head.len()..].replacen(" universal", &format!(" k{i}_universal"), 1);
+        all.push_str(&format!("namespace k{i} {{\n{own}\n}}\n"));
+    }
+    all
+}
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;
@@ -84,6 +99,28 @@ impl Nvrtc {
     /// When it does not compile: the compiler's own log.
     pub fn compile(&self, text: &str, architecture: &str) -> Result<usize, String> {
         self.with_program(text, architecture, &[], |program| self.size(program))
+    }
+
+    /// Compiles many texts for an architecture on all cores, and gives the logs of those that do not compile, by their position. CubeCL's texts take
+    /// longer to read headers than to compile: those that begin alike are one program.
+    pub fn compile_all(&self, texts: &[&str], architecture: &str) -> BTreeMap<usize, String> {
+        const TOGETHER: usize = 24;
+        let mut alike: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            // A text of our own begins with constants that are its own, and reads no header.
+            let head = text.split_once(INFO).map(|(head, _)| head).filter(|head| head.contains("#include"));
+            alike.entry(head.unwrap_or(text)).or_default().push(i);
+        }
+        let parts: Vec<(&str, &[usize])> =
+            alike.iter().flat_map(|(head, list)| list.chunks(TOGETHER).map(move |part| (*head, part))).collect();
+        let alone = |&i: &usize| self.compile(texts[i], architecture).err().map(|log| (i, log));
+        let wrong = parts.par_iter().map(|(head, part)| {
+            if part.len() > 1 && self.compile(&together(head, texts, part), architecture).is_ok() {
+                return Vec::new();
+            }
+            part.iter().filter_map(alone).collect()
+        });
+        wrong.collect::<Vec<_>>().into_iter().flatten().collect()
     }
 
     /// The text as PTX.
