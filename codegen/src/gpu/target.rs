@@ -76,6 +76,11 @@ impl Target {
         }
     }
 
+    /// Whether kernels that move sixteen bytes at a time ([`super::wide`]) run there.
+    pub fn is_wide(&self) -> bool {
+        matches!(self.language, Language::Cuda(80..))
+    }
+
     /// A GPU behind wgpu with the limits that WebGPU guarantees nearly everywhere.
     pub fn wgpu() -> Self {
         Self {

@@ -25,22 +25,25 @@ pub(super) fn fault(what: &str, error: DriverError) -> Fault {
 /// Whether a context is of no use after an error.
 fn is_lost(code: CUresult) -> bool {
     use CUresult::*;
-    matches!(
-        code,
-        CUDA_ERROR_DEINITIALIZED
-            | CUDA_ERROR_ECC_UNCORRECTABLE
-            | CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUDA_ERROR_CONTEXT_IS_DESTROYED
-            | CUDA_ERROR_ASSERT
-            | CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUDA_ERROR_INVALID_PC
-            | CUDA_ERROR_LAUNCH_FAILED
-            | CUDA_ERROR_UNKNOWN
-    )
+    // CUDA_ERROR_NVLINK_UNCORRECTABLE, CUDA_ERROR_CONTAINED and CUDA_ERROR_TENSOR_MEMORY_LEAK, which older bindings do not name.
+    let newer = [220, 226, 721].contains(&(code as u32));
+    newer
+        || matches!(
+            code,
+            CUDA_ERROR_DEINITIALIZED
+                | CUDA_ERROR_ECC_UNCORRECTABLE
+                | CUDA_ERROR_ILLEGAL_ADDRESS
+                | CUDA_ERROR_LAUNCH_TIMEOUT
+                | CUDA_ERROR_CONTEXT_IS_DESTROYED
+                | CUDA_ERROR_ASSERT
+                | CUDA_ERROR_HARDWARE_STACK_ERROR
+                | CUDA_ERROR_ILLEGAL_INSTRUCTION
+                | CUDA_ERROR_MISALIGNED_ADDRESS
+                | CUDA_ERROR_INVALID_ADDRESS_SPACE
+                | CUDA_ERROR_INVALID_PC
+                | CUDA_ERROR_LAUNCH_FAILED
+                | CUDA_ERROR_UNKNOWN
+        )
 }
 
 /// A device's primary context.

@@ -167,7 +167,8 @@ impl Engine for CudaEngine {
     }
 
     fn settle(&self, _: &[Span], watch: &Watch) -> Result<(), Fault> {
-        self.compute().settle(watch)
+        // Copies too: after a failure nothing may wait for them.
+        self.streams.iter().try_for_each(|stream| stream.settle(watch))
     }
 
     unsafe fn launch(&self, launch: &Launch, buffer: &dyn Fn(Ref) -> Bound<Span>) -> Result<(), Fault> {

@@ -176,10 +176,10 @@ fn load(plan: &Plan, open: &Open, emitted: &Emitted, architecture: &str) -> Resu
     let left: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
     if !left.is_empty() {
         let backend = |problem: String| RuntimeError::Backend { backend: Api::Cuda.name(), problem };
-        let nvrtc = Nvrtc::get().map_err(backend)?;
+        let nvrtc = Nvrtc::for_driver(open.driver).map_err(backend)?;
         let cache = Cache::of_user();
-        let compiled: Vec<Result<Code, String>> =
-            left.par_iter().map(|&i| compile(nvrtc, &cache, &emitted.kernels[i].text, architecture)).collect();
+        let texts: Vec<&str> = left.iter().map(|&i| emitted.kernels[i].text.as_str()).collect();
+        let compiled = compile_all(nvrtc, &cache, &texts, architecture).map_err(backend)?;
         for (&i, code) in left.iter().zip(compiled) {
             let kernel = &emitted.kernels[i];
             let what = |problem: String| refuse(plan, emitted, i, &format!("kernel {}: {problem}", kernel.name));

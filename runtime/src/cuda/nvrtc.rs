@@ -47,6 +47,7 @@ pub(crate) struct Nvrtc {
     headers: Vec<CString>,
     /// `NVRTC 13.0`.
     version: String,
+    major: c_int,
     _libraries: Vec<Library>,
 }
 
@@ -57,7 +58,17 @@ impl Nvrtc {
     /// When there is none, or it cannot be loaded; the message says what to do.
     pub(crate) fn get() -> Result<&'static Self, String> {
         static NVRTC: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
-        NVRTC.get_or_init(Self::find).as_ref().map_err(Clone::clone)
+        NVRTC.get_or_init(|| Self::find(c_int::MAX)).as_ref().map_err(Clone::clone)
+    }
+
+    /// The compiler of this machine whose code a driver of this CUDA version (13000 is 13.0) takes.
+    ///
+    /// # Errors
+    /// As for [`Nvrtc::get`], and when there are newer ones only.
+    pub(crate) fn for_driver(driver: i32) -> Result<&'static Self, String> {
+        // A process has one driver.
+        static NVRTC: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
+        NVRTC.get_or_init(|| Self::find(driver / 1000)).as_ref().map_err(Clone::clone)
     }
 
     /// Name and version.
@@ -65,13 +76,22 @@ impl Nvrtc {
         &self.version
     }
 
-    fn find() -> Result<Self, String> {
+    /// The newest of at most this major version.
+    fn find(most: c_int) -> Result<Self, String> {
         let mut problems = Vec::new();
+        let load = |name: &OsStr, folder: Option<&Path>, root: &Path| {
+            let nvrtc = Self::load(name, folder, root)?;
+            if nvrtc.major <= most {
+                Ok(nvrtc)
+            } else {
+                Err(format!("{} is newer than the driver, of CUDA {most}", nvrtc.version))
+            }
+        };
         let (roots, only) = roots();
         for root in &roots {
             for lib in ["lib64", "lib", "bin"].map(|d| root.join(d)) {
                 for path in NAMES.iter().map(|name| lib.join(name)).filter(|path| path.exists()) {
-                    match Self::load(path.as_os_str(), Some(&lib), root) {
+                    match load(path.as_os_str(), Some(&lib), root) {
                         Ok(nvrtc) => return Ok(nvrtc),
                         Err(problem) => problems.push(problem),
                     }
@@ -81,8 +101,11 @@ impl Nvrtc {
         // Then by what the system's loader knows, with headers from the usual place.
         for name in if only { &[] } else { NAMES } {
             let root = roots.iter().find(|r| r.join("include/cuda_fp16.h").exists());
-            if let Ok(nvrtc) = Self::load(OsStr::new(name), None, root.map_or(Path::new(""), PathBuf::as_path)) {
-                return Ok(nvrtc);
+            match load(OsStr::new(name), None, root.map_or(Path::new(""), PathBuf::as_path)) {
+                Ok(nvrtc) => return Ok(nvrtc),
+                // A loader that knows no such name is no problem to speak of.
+                Err(problem) if problem.contains("newer than the driver") => problems.push(problem),
+                Err(_) => {}
             }
         }
         let why = problems.first().map(|p| format!(" ({p})")).unwrap_or_default();
@@ -131,6 +154,7 @@ impl Nvrtc {
             destroy: function!(b"nvrtcDestroyProgram\0"),
             headers: folders.filter_map(include).collect(),
             version: format!("NVRTC {major}.{minor}"),
+            major,
             _libraries: {
                 libraries.push(library);
                 libraries

@@ -204,7 +204,13 @@ impl<E: Engine> GpuInstance<E> {
                     self.unrecorded.insert(entry);
                     return self.run_calls(entry, steps, watch);
                 }
-                Err(fault) => return Err(self.fault_of_entry(fault, entry)),
+                Err(fault) if fault.lost => return Err(self.fault_of_entry(fault, entry)),
+                // The calls ran one by one before: they will again.
+                Err(Fault { problem, .. }) => {
+                    tracing::warn!("{entry}: not recorded, its calls run one by one: {problem}");
+                    self.unrecorded.insert(entry);
+                    return self.run_calls(entry, steps, watch);
+                }
             }
         }
         let replayed = self.graphs.get(&entry).map_or(Ok(()), |graph| self.engine.replay(graph));

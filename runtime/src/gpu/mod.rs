@@ -76,7 +76,8 @@ impl GpuBackend {
     /// The best GPU: one of CUDA, then a hardware adapter of wgpu. `None` where there is none that works; software
     /// adapters are taken by number only.
     pub fn best() -> Option<Self> {
-        let cuda = cuda::devices().unwrap_or_default().into_iter().map(|d| d.map(|d| Device::Cuda(measured(d))));
+        let found = cuda::devices().inspect_err(|e| tracing::warn!("{e}")).unwrap_or_default();
+        let cuda = found.into_iter().map(|d| d.map(|d| Device::Cuda(measured(d))));
         let adapters = || if find::may_have_hardware() { find::adapters() } else { Vec::new() };
         let adapters = std::iter::once_with(adapters).flatten().filter(|a| !a.is_software());
         let opened = cuda.chain(adapters.map(|a| WgpuEngine::open(&a).map(Device::Wgpu)));

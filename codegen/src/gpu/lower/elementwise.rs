@@ -9,7 +9,7 @@ use super::walk::{Walk, collapse, dense};
 use crate::gpu::blueprint::{Class, Kernel, Program};
 use crate::gpu::kernels::elementwise::{Elementwise, Read};
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Language, Target};
+use crate::gpu::target::Target;
 use crate::gpu::wide::WIDTH;
 use crate::gpu::wide::elementwise::WideElementwise;
 
@@ -195,10 +195,9 @@ fn wide(target: &Target, dims: &[usize], walks: &[Walk], kernel: &Elementwise) -
         Read::Output => kernel.output.class,
     });
     let classes: Vec<Class> = reads.chain([kernel.output.class]).collect();
-    let cuda = matches!(target.language, Language::Cuda(_));
     let halves = classes.contains(&Class::Half) && !classes.contains(&Class::Int);
     let (last, outer) = dims.split_last()?;
-    if !cuda || !halves || last % WIDTH != 0 {
+    if !target.is_wide() || !halves || last % WIDTH != 0 {
         return None;
     }
     let steps = walks.iter().map(|walk| match walk.strides.last() {

@@ -11,7 +11,7 @@ use crate::gpu::kernels::norm_grad::NormGrad;
 use crate::gpu::kernels::norm_rope::NormRope;
 use crate::gpu::kernels::softmax::Softmax;
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Language, Target, Tiles};
+use crate::gpu::target::{Target, Tiles};
 use crate::gpu::wide::WIDTH;
 use crate::gpu::wide::rows::{Dealt, Wide};
 
@@ -69,8 +69,7 @@ fn rows(args: &mut Args, operands: &[usize]) -> Result<Rows, LowerError> {
     fits(args, first.saturating_add(rows.saturating_mul(d)))?;
     args.size(first)?;
     let aligned = walks.iter().all(|walk| walk.is_aligned(&dims, WIDTH)) && first % WIDTH as u64 == 0;
-    let cuda = matches!(args.target.language, Language::Cuda(_));
-    let dealt = if cuda && aligned { Dealt::row(d as usize, args.target.max_units) } else { None };
+    let dealt = if args.target.is_wide() && aligned { Dealt::row(d as usize, args.target.max_units) } else { None };
     Ok(Rows { rank: dims.len() as u32, count: rows, d: d as usize, dealt })
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::keys;
+use super::tiles::RESERVED;
 use super::{COMMON, OfHead};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
@@ -46,7 +47,13 @@ impl GradTile {
         let list = match (side, rows) {
             // Few rows: the warps share those that they meet.
             (_, ..=16) => [tile(1, 4, 16), tile(1, 2, 16)],
-            (Side::Queries, _) => [tile(4, 1, 64), tile(4, 1, 32)],
+            // Two cubes on a multiprocessor hide more than longer tiles save.
+            (Side::Queries, _)
+                if 2 * (tile(4, 1, 64).shared_bytes(dim) + RESERVED) <= target.shared_bytes + RESERVED =>
+            {
+                [tile(4, 1, 64), tile(4, 1, 32)]
+            }
+            (Side::Queries, _) => [tile(4, 1, 32), tile(4, 1, 16)],
             (Side::Keys | Side::Context, _) => [tile(4, 1, 32), tile(4, 1, 16)],
         };
         list.into_iter().find(|t| t.shared_bytes(dim) <= target.shared_bytes && t.units() <= target.max_units)

@@ -56,6 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     products_begin();
     scores_of(score[0], mine, k_at);
     products_wait<0>();
+    products_there(score[0]);
     if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
     soften(score[0], top[0], sum[0], keep);
 #pragma unroll
@@ -68,16 +69,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       copies_wait<0>();
       copies_shown();
       __syncthreads();
-      if (step + 2 < steps) keys.tile<THREADS, BK>(k_at + stage, first + BK, w.to);
-      values.tile<THREADS, BK>(v_at + other, first, w.to);
-      copies_end();
       products_begin();
       scores_of(score[0], mine, k_at + other);
       values_of(result[0], left, v_at + stage);
+      // The tensor cores are busy: time to ask for what comes next.
+      if (step + 2 < steps) keys.tile<THREADS, BK>(k_at + stage, first + BK, w.to);
+      values.tile<THREADS, BK>(v_at + other, first, w.to);
+      copies_end();
       products_wait<1>();
+      products_there(score[0]);
       if (HAS_TERMS || first + BK > w.to) hide(score, first + lane % 4 * 2, buffers, sizes, w);
       soften(score[0], top[0], sum[0], keep);
       products_wait<0>();
+      products_there(result[0]);
       weigh(result[0], keep);
 #pragma unroll
       for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
@@ -88,6 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     products_begin();
     values_of(result[0], left, v_at + (steps - 1) % 2 * TILE_BYTES);
     products_wait<0>();
+    products_there(result[0]);
   }
 #pragma unroll
   for (int half = 0; half < 2; half++) sum[0][half] = sum_of_four(sum[0][half]);

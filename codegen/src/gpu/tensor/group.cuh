@@ -13,3 +13,9 @@ template <int PENDING>
 __device__ __forceinline__ void products_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
+// Sums of products that have been waited for: what is done with them stays behind the wait.
+template <int N>
+__device__ __forceinline__ void products_there(float (&sums)[N][4]) {
+#pragma unroll
+  for (int n = 0; n < N; n++) asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])::"memory");
+}

@@ -180,6 +180,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   copies_wait<0>();
 #ifdef WGMMA
   products_wait<0>();
+  products_there(sums[0]);
 #endif
   // Everything in shared memory was read: sums take its place, 16 rows of each warp at a time.
   __syncthreads();
@@ -194,16 +195,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       *reinterpret_cast<float2*>(strip + at + 8 * PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
     }
     __syncwarp();
-    // Eight columns a lane, so that what is read and written lies side by side.
-    constexpr int LANES = WN / 8, ROWS = 32 / LANES;
+    // Eight columns a lane, so that what is read and written lies side by side. What the epilogue reads comes for several rows at once: nothing
+    // else hides how long that takes.
+    constexpr int LANES = WN / 8, ROWS = 32 / LANES, ROUNDS = 16 / ROWS, TOGETHER = MI > 1 ? 1 : ROUNDS < 4 ? ROUNDS : 4;
+    const u32 column = first_column + warp_n * WN + lane % LANES * 8, there = column < n ? n - column : 0;
 #pragma unroll
-    for (int r = 0; r < 16; r += ROWS) {
-      u32 line = r + lane / LANES, row = first_row + warp_m * WM + i * 16 + line, column = first_column + warp_n * WN + lane % LANES * 8;
-      // Where a row takes 24 lanes the others have nothing to do.
-      if (lane < LANES * ROWS && row < m && column < n) {
-        float x[8];
-        take8(strip + line * PITCH + lane % LANES * 8, x);
-        store8(buffers, sizes, batch, row, column, int(n - column), x);
+    for (int r = 0; r < ROUNDS; r += TOGETHER) {
+      Extras extras[TOGETHER];
+#pragma unroll
+      for (int t = 0; t < TOGETHER; t++) {
+        const u32 row = first_row + warp_m * WM + i * 16 + (r + t) * ROWS + lane / LANES;
+        fetch8(buffers, sizes, batch, min(row, m - 1), there ? column : 0, there ? there : n, extras[t]);
+      }
+#pragma unroll
+      for (int t = 0; t < TOGETHER; t++) {
+        const u32 line = (r + t) * ROWS + lane / LANES, row = first_row + warp_m * WM + i * 16 + line;
+        // Where a row takes 24 lanes the others have nothing to do.
+        if (lane < LANES * ROWS && row < m && there) {
+          float x[8];
+          take8(strip + line * PITCH + lane % LANES * 8, x);
+          store8(buffers, sizes, batch, row, column, there, extras[t], x);
+        }
       }
     }
     __syncwarp();

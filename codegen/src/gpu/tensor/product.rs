@@ -121,36 +121,39 @@ impl TensorProduct {
         p.finish(&[COMMON, group, FUNCTIONS, &program, include_str!("product.cuh"), &self.finish()])
     }
 
-    /// The function that brings eight sums of a row to an end.
+    /// The functions that bring eight sums of a row to an end: one reads what the epilogue needs besides, the other computes and stores.
     fn finish(&self) -> String {
-        let mut text = String::from(
-            "__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, \
-             u32 column, int there, float (&sums)[8]) {\n  float result[8];\n",
-        );
-        let mut line = |line: String| {
+        let arguments = "const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there";
+        let (mut members, mut reads) = (String::new(), String::new());
+        let mut read = |name: &str, columns: Columns, first: String, step: String| {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "  {line}");
+            let _ = write!(members, " float {name}[8];");
+            let from = format!("{} + {first} + column * {step}", input(columns.slot));
+            let _ = writeln!(reads, "  read8<{}>({from}, {step}, there, extras.{name});", columns.wide);
         };
         if let Some(bias) = self.bias {
-            let from = format!("{} + sizes[AT_BIAS] + column * sizes[AT_BIAS + 1]", input(bias.slot));
-            line(format!("float bias[8];\n  read8<{}>({from}, sizes[AT_BIAS + 1], there, bias);", bias.wide));
+            read("bias", bias, "sizes[AT_BIAS]".into(), "sizes[AT_BIAS + 1]".into());
         }
-        for (e, extra) in self.extras.iter().enumerate() {
-            line(format!("const int at{e} = AT_EXTRAS + {e} * EXTRA_SIZES;\n  float x{e}[8];"));
-            let outer = format!(
-                "distance<BATCH_RANK>(sizes, batch, 6, at{e} + 1) + \
-                 distance<ROW_RANK>(sizes, row, AT_ROWS, at{e} + 1 + BATCH_RANK)"
+        for (e, &extra) in self.extras.iter().enumerate() {
+            let at = format!("AT_EXTRAS + {e} * EXTRA_SIZES");
+            let first = format!(
+                "sizes[{at}] + distance<BATCH_RANK>(sizes, batch, 6, {at} + 1) + \
+                 distance<ROW_RANK>(sizes, row, AT_ROWS, {at} + 1 + BATCH_RANK)"
             );
-            let step = format!("sizes[at{e} + EXTRA_SIZES - 1]");
-            let from = format!("{} + sizes[at{e}] + {outer} + column * {step}", input(extra.slot));
-            line(format!("read8<{}>({from}, {step}, there, x{e});", extra.wide));
+            read(&format!("x{e}"), extra, first, format!("sizes[{at} + EXTRA_SIZES - 1]"));
         }
-        let extras: String = (0..self.extras.len()).map(|e| format!(", x{e}[i]")).collect();
-        let bias = if self.bias.is_some() { " + bias[i]" } else { "" };
-        line(format!("#pragma unroll\n  for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{extras});"));
+        let more: String = (0..self.extras.len()).map(|e| format!(", extras.x{e}[i]")).collect();
+        let bias = if self.bias.is_some() { " + extras.bias[i]" } else { "" };
         let out =
             format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
-        line(format!("write8<{}>({out}, there, result);\n}}", self.output.wide));
-        text
+        format!(
+            "struct Extras {{{members} }};\n\
+             __device__ __forceinline__ void fetch8({arguments}, Extras& extras) {{\n{reads}}}\n\
+             __device__ __forceinline__ void store8({arguments}, const Extras& extras, float (&sums)[8]) {{\n  \
+             float result[8];\n#pragma unroll\n  \
+             for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{more});\n  \
+             write8<{}>({out}, there, result);\n}}\n",
+            self.output.wide
+        )
     }
 }

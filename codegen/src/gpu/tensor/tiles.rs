@@ -20,7 +20,7 @@ const SHARED: f64 = 128.0;
 /// Cycles of a cube before its first product and after its last one.
 const ENDS: f64 = 2500.0;
 /// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
-const RESERVED: u32 = 1024;
+pub(super) const RESERVED: u32 = 1024;
 
 /// Tiles that measuring found best, by problem. A problem that is not here takes the tile that is expected to be best.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
