@@ -68,8 +68,9 @@ __device__ __forceinline__ void multiply_group(float (&sums)[NI][4], u64 left, u
 }
 #endif
 
-// Brings eight sums of a row to an end: bias, epilogue, store. Made from the blueprint.
-__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, float (&sums)[8]);
+// What brings eight sums of a row to an end is made from the blueprint: reading what the epilogue needs besides; bias, epilogue, store.
+__device__ __forceinline__ void fetch8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, Extras& extras);
+__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, const Extras& extras, float (&sums)[8]);
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];

@@ -118,11 +118,12 @@ impl TensorProduct {
         }
         let program = program(&self.epilogue, 1 + self.extras.len());
         let group = if tile.cores == TensorCores::Wgmma { GROUP } else { "" };
-        p.finish(&[COMMON, group, FUNCTIONS, &program, include_str!("product.cuh"), &self.finish()])
+        let [extras, ends] = self.ends();
+        p.finish(&[COMMON, group, FUNCTIONS, &program, &extras, include_str!("product.cuh"), &ends])
     }
 
-    /// The functions that bring eight sums of a row to an end: one reads what the epilogue needs besides, the other computes and stores.
-    fn finish(&self) -> String {
+    /// What brings eight sums of a row to an end: what the epilogue needs besides, and the functions that read that, and that compute and store.
+    fn ends(&self) -> [String; 2] {
         let arguments = "const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there";
         let (mut members, mut reads) = (String::new(), String::new());
         let mut read = |name: &str, columns: Columns, first: String, step: String| {
@@ -146,14 +147,14 @@ impl TensorProduct {
         let bias = if self.bias.is_some() { " + extras.bias[i]" } else { "" };
         let out =
             format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
-        format!(
-            "struct Extras {{{members} }};\n\
-             __device__ __forceinline__ void fetch8({arguments}, Extras& extras) {{\n{reads}}}\n\
+        let functions = format!(
+            "__device__ __forceinline__ void fetch8({arguments}, Extras& extras) {{\n{reads}}}\n\
              __device__ __forceinline__ void store8({arguments}, const Extras& extras, float (&sums)[8]) {{\n  \
              float result[8];\n#pragma unroll\n  \
              for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{more});\n  \
              write8<{}>({out}, there, result);\n}}\n",
             self.output.wide
-        )
+        );
+        [format!("struct Extras {{{members} }};\n"), functions]
     }
 }
