@@ -194,6 +194,16 @@ fn products_agree_with_the_reference() {
             cases.push((target.clone(), *tile, mat_mul(half, [1, 50, 36, 90], true, None), turned));
         }
     }
+    // What the copy engine brings has lines that begin at multiples of 16 bytes. Where there are few cubes each has several tiles.
+    for (at, tile) in product_tiles(&target(90)).filter(|t| t.is_bulk() && t.cluster == 1).enumerate() {
+        let half = if at % 2 == 0 { DType::Bf16 } else { DType::F16 };
+        let [bm, bn] = tile.sides.map(|s| s as usize);
+        let few = Target { parallelism: 1, ..target(90) };
+        cases.push((target(90), tile, linear(half, [bm + 9, bn + 24, 136], true), plain));
+        cases.push((few.clone(), tile, linear(half, [bm + 1, 2 * bn - 3, 328], true), plain));
+        cases.push((few.clone(), tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, Some(DType::F32)), turned));
+        cases.push((few, tile, mat_mul(half, [1, 56, 40, 88], true, None), turned));
+    }
     for (number, (mut target, tile, sample, step)) in cases.into_iter().enumerate() {
         let mut call = call(&sample);
         if step > 0 {
@@ -368,8 +378,10 @@ fn no_tile_spills_registers() {
         .filter_map(|(architecture, name, text)| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
-            let clean =
-                told && log.contains(" 0 bytes spill stores, 0 bytes spill loads") && !log.contains("serialized");
+            let clean = told
+                && log.contains(" 0 bytes spill stores, 0 bytes spill loads")
+                && !log.contains("serialized")
+                && !log.contains("setmaxnreg");
             (!clean).then(|| format!("{name} for {architecture}: {log}"))
         })
         .collect();

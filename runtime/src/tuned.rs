@@ -255,7 +255,7 @@ mod tests {
     fn file() -> Tuned {
         let mut tuned = Tuned::new("NVIDIA H200", &target(), "2026-11-26", "ccl");
         let problems = [
-            Problem::Product(ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true] }),
+            Problem::Product(ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true], bulk: true }),
             Problem::Attention(AttentionProblem { dim: 128, queries: 640, keys: 512, cubes: 40 }),
         ];
         for problem in problems {
@@ -281,7 +281,7 @@ mod tests {
         let (choices, left_out) = read.choices(&target());
         assert_eq!((choices.products.len(), choices.attentions.len(), left_out), (1, 1, 0));
         assert_eq!(carried(&serde_json::to_value(&choices).unwrap(), &target()), choices);
-        let chosen = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true] };
+        let chosen = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true], bulk: true };
         let tuned = Target { choices, ..target() };
         assert_eq!(chosen.tile(&tuned).map(ProblemTile::Product), Some(file().problems[0].tiles[0].tile));
     }

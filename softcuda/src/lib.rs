@@ -28,3 +28,4 @@ pub use error::{Error, FaultKind};
 pub use memory::Memory;
 pub use module::{Grid, Module};
 pub use stats::Stats;
+pub use tensor_map::matrix_map;

@@ -44,6 +44,23 @@ pub(crate) fn element_size(data_type: u32) -> Option<u32> {
     })
 }
 
+/// What `cuTensorMapEncodeTiled` makes of a matrix of half precision at an address: elements of a row and rows, bytes between rows, elements of a
+/// row and rows of a box, which lies swizzled by 128 bytes in shared memory.
+pub fn matrix_map(address: u64, extents: [u64; 2], stride: u64, tile: [u32; 2]) -> [u64; 16] {
+    let map = TensorMap {
+        element: 2,
+        data_type: 9,
+        address,
+        dims: extents.to_vec(),
+        strides: vec![stride],
+        tile: tile.to_vec(),
+        steps: vec![1, 1],
+        swizzle: Swizzle::B128,
+        fill_nan: false,
+    };
+    map.encode()
+}
+
 impl TensorMap {
     /// The 128 bytes that programs carry around.
     pub fn encode(&self) -> [u64; 16] {

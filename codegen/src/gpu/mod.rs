@@ -15,7 +15,7 @@ mod renumber;
 pub mod run;
 pub mod target;
 pub mod tensor;
-mod text;
+pub mod text;
 #[allow(missing_docs)]
 pub mod universal;
 pub mod wide;

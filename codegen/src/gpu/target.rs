@@ -64,13 +64,15 @@ pub enum TensorCores {
     Mma,
     /// `wgmma`: four warps, tiles in shared memory. Compute capability 9.0 alone.
     Wgmma,
+    /// `wgmma` on tiles that the copy engine (TMA) brings.
+    Bulk,
 }
 
 impl Target {
     /// The instructions for matrices, the best last; none on most targets.
     pub fn tensor_cores(&self) -> &'static [TensorCores] {
         match self.language {
-            Language::Cuda(90) => &[TensorCores::Mma, TensorCores::Wgmma],
+            Language::Cuda(90) => &[TensorCores::Mma, TensorCores::Wgmma, TensorCores::Bulk],
             Language::Cuda(80..) => &[TensorCores::Mma],
             _ => &[],
         }

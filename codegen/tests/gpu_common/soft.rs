@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use ccl_codegen::gpu::emit::emit;
+use ccl_codegen::gpu::text::maps;
 use ccl_codegen::gpu::{Launch, Lowered, Ref, Target, lower};
 use ccl_ir::plan::{Call, Operand};
-use softcuda::{Grid, Memory, Module, Stats};
+use softcuda::{Grid, Memory, Module, Stats, matrix_map};
 
 use super::gpu_common::{Buffer, decode, encode};
 use super::nvrtc::Nvrtc;
@@ -71,6 +72,12 @@ impl Soft {
                     Ref::Out(i) => outs[i as usize],
                 };
                 params.push(at.to_le_bytes().into());
+            }
+            for map in maps(&launch.blueprint) {
+                let size = |i: usize| u64::from(launch.sizes[i]);
+                let at = u64::from_le_bytes(params[map.buffer][..].try_into().unwrap());
+                let words = matrix_map(at + 2 * size(map.first), map.extents.map(size), 2 * size(map.stride), map.tile);
+                params.push(words.iter().flat_map(|w| w.to_le_bytes()).collect());
             }
             let module = self.module(&text.text);
             let mut info: Vec<u8> = launch.sizes.iter().flat_map(|n| n.to_le_bytes()).collect();

@@ -1,6 +1,7 @@
 //! How a generated kernel takes its arguments.
 //!
-//! `universal_e_f32_4b87daf3(buffer, ..., info)`: a pointer for each buffer, in the order of the launch, and one struct by value. The struct holds the
+//! `universal_e_f32_4b87daf3(buffer, ..., map, ..., info)`: a pointer for each buffer, in the order of the launch, a description of each matrix that the
+//! copy engine brings, and one struct by value. The struct holds the
 //! launch's sizes and then the number of elements of each buffer, both padded to whole pairs of words. The sizes of the struct are read off
 //! the text that is compiled, so that a generator that lays it out in another way is noticed when a kernel is loaded.
 
@@ -14,6 +15,8 @@ pub(super) struct Arguments {
     pub entry: String,
     /// Buffers.
     pub buffers: usize,
+    /// Matrices that the copy engine brings.
+    pub maps: usize,
     /// Words for the sizes, and for numbers of elements.
     words: [usize; 2],
 }
@@ -32,7 +35,9 @@ impl Arguments {
             return Err(unknown());
         }
         let parameters: Vec<&str> = parameters.split(", ").collect();
-        let (info, buffers) = parameters.split_last().ok_or_else(unknown)?;
+        let (info, rest) = parameters.split_last().ok_or_else(unknown)?;
+        let maps = rest.iter().filter(|p| p.starts_with("__grid_constant__ TensorMap const ")).count();
+        let (buffers, _) = rest.split_at(rest.len() - maps);
         if !info.contains("__grid_constant__ info_st const ") || !buffers.iter().all(|b| b.contains('*')) {
             return Err(unknown());
         }
@@ -45,7 +50,7 @@ impl Arguments {
             let (count, i) = known.ok_or_else(unknown)?;
             words[i] = count.parse().map_err(|_| unknown())?;
         }
-        Ok(Self { entry: format!("{ENTRY}{name}"), buffers: buffers.len(), words })
+        Ok(Self { entry: format!("{ENTRY}{name}"), buffers: buffers.len(), maps, words })
     }
 
     /// The struct for these sizes and numbers of elements.
@@ -85,10 +90,21 @@ mod tests {
     fn the_struct_is_as_the_text_says() {
         let arguments = Arguments::of(TEXT).unwrap();
         let entry = "universal_e__9".to_owned();
-        assert_eq!(arguments, Arguments { entry, buffers: 2, words: [4, 2] });
+        assert_eq!(arguments, Arguments { entry, buffers: 2, maps: 0, words: [4, 2] });
         assert_eq!(arguments.info(&[7, 8, 9], &[100, 1 << 40]), Ok(vec![7, 8, 9, 0, 100, u32::MAX]));
         assert!(arguments.info(&[7, 8], &[1, 2]).unwrap_err().contains("2 buffers and 4 sizes, not 2 and 2"));
         assert!(arguments.info(&[7, 8, 9], &[1]).is_err() && arguments.info(&[7; 5], &[1, 2]).is_err());
+    }
+
+    #[test]
+    fn matrices_of_the_copy_engine_come_behind_the_buffers() {
+        let info = "__grid_constant__ info_st";
+        let text = TEXT.replace(
+            info,
+            &format!("__grid_constant__ TensorMap const a, __grid_constant__ TensorMap const b, {info}"),
+        );
+        let arguments = Arguments::of(&text).unwrap();
+        assert_eq!((arguments.buffers, arguments.maps), (2, 2));
     }
 
     #[test]
@@ -100,6 +116,7 @@ mod tests {
             TEXT.replace("universal", "other"),
             TEXT.replace("_e__9", " x"),
             TEXT.replace("float * const", "CUtensorMap const"),
+            TEXT.replace("float const* const __restrict__ v0", "__grid_constant__ TensorMap const v0"),
             String::new(),
         ] {
             assert!(Arguments::of(&other).unwrap_err().contains("other arguments"), "{other}");

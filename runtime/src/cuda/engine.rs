@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ccl_codegen::gpu::Ref;
+use ccl_codegen::gpu::text::TensorMap;
 use ccl_ir::{Binding, Plan};
 use rayon::prelude::*;
 
@@ -13,6 +14,7 @@ use super::driver::{Allocation, Pinned};
 use super::flow::Flow;
 use super::kernels::{self, Launch, Lowered};
 use super::stream::{Event, Graph, Stream};
+use super::tensor_map::encode;
 use crate::error::RuntimeError;
 use crate::gpu::engine::{Bound, Engine, Facts, Steps};
 use crate::gpu::fault::{Fault, Watch};
@@ -177,9 +179,12 @@ impl Engine for CudaEngine {
         let elements: Vec<u64> = bound.iter().map(|b| b.elements).collect();
         let mut info = launch.ready.arguments.info(&launch.sizes, &elements).map_err(Fault::failed)?;
         let mut addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
+        let of = |map: &TensorMap| encode(map, addresses.get(map.buffer).copied().unwrap_or_default(), &launch.sizes);
+        let mut maps = launch.ready.maps.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         let mut arguments: Vec<*mut c_void> = addresses.iter_mut().map(|a| std::ptr::from_mut(a).cast()).collect();
+        arguments.extend(maps.iter_mut().map(|map| std::ptr::from_mut(map).cast::<c_void>()));
         arguments.push(info.as_mut_ptr().cast());
-        // SAFETY: pointers and a struct, as many and as large as the kernel's text says; the driver copies them before it returns. What
+        // SAFETY: pointers, descriptions and a struct, as many and as large as the kernel's text says; the driver copies them before it returns. What
         // they point to is the caller's promise.
         unsafe { self.compute().launch(&launch.ready.kernel, launch.cubes, &mut arguments) }
     }

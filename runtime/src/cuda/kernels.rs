@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ccl_codegen::gpu::{EmitPlanError, Ref, Target, emit_plan};
+use ccl_codegen::gpu::text::{TensorMap, maps};
+use ccl_codegen::gpu::{Blueprint, EmitPlanError, Ref, Target, emit_plan};
 use ccl_ir::Plan;
 use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
 use rayon::prelude::*;
@@ -29,6 +30,7 @@ pub(super) type Loaded = Mutex<HashMap<blake3::Hash, Arc<Ready>>>;
 pub(super) struct Ready {
     pub kernel: Kernel,
     pub arguments: Arguments,
+    pub maps: Vec<TensorMap>,
 }
 
 /// A launch, ready but for its buffers.
@@ -196,6 +198,11 @@ fn load(plan: &Plan, open: &Open, emitted: &Emitted, architecture: &str) -> Resu
 /// Loads a compiled kernel: its machine code where that fits the device `exact`ly, else its PTX.
 fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Result<Ready, String> {
     let arguments = Arguments::of(&kernel.text)?;
+    let blueprint: Blueprint = serde_json::from_value(kernel.blueprint.clone()).map_err(|e| e.to_string())?;
+    let maps = maps(&blueprint);
+    if maps.len() != arguments.maps {
+        return Err("the kernel's text and its blueprint do not agree".into());
+    }
     let shared = u32::try_from(kernel.shared_bytes).map_err(|_| "asks for too much shared memory")?;
     let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared);
     // Software drivers know no machine code.
@@ -203,7 +210,7 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
         true => load(&code.cubin),
         false => load(format!("{}\0", code.ptx).as_bytes()),
     };
-    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments })
+    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps })
 }
 
 /// Stack of a thread that compiles: the compiler recurses deeper than the usual two megabytes.

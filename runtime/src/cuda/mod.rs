@@ -14,6 +14,7 @@ mod flow;
 mod kernels;
 mod nvrtc;
 mod stream;
+mod tensor_map;
 
 pub(crate) use device::{CudaDevice, devices};
 pub use kernels::add_code;

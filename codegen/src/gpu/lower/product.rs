@@ -204,7 +204,9 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let count = |dims: &[usize]| dims.iter().map(|&d| d as u64).product::<u64>();
     let (batches, m) = (count(&parts.batches), count(&parts.rows));
     let (n, k) = (parts.n as u64, parts.k as u64);
-    let problem = ProductProblem { batches, m, n, k, along: [parts.a.is_along(), parts.b.is_along()] };
+    let along = [parts.a.is_along(), parts.b.is_along()];
+    let bulk = batches == 1 && parts.rows.len() == 1 && parts.a.align() == 8 && parts.b.align() == 8;
+    let problem = ProductProblem { batches, m, n, k, along, bulk };
     let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
     let plain = tile(target);
     let sides = tensor.map_or([plain.side; 2], |tile| tile.sides);
@@ -238,7 +240,11 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
     let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
-    let cubes = batches.saturating_mul(tiles[0]).saturating_mul(tiles[1]);
+    let cubes = match &tensor {
+        Some(tile) => tile.cubes(tiles, target.multiprocessors()),
+        None => tiles[0].saturating_mul(tiles[1]),
+    };
+    let cubes = batches.saturating_mul(cubes);
     let Some(tile) = tensor else {
         let kernel = Product {
             batch_rank,

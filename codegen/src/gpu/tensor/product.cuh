@@ -3,24 +3,17 @@
 // A cube computes BM x BN of the result; its warps, WARPS_M x WARPS_N of them, a part each. STAGES tiles of depth 64 are in shared memory or on
 // their way. A factor whose depth is contiguous lies there by rows of 64, another by its columns: what is read transposed is turned by
 // `ldmatrix`. Rows, columns and depths beyond the sizes are zeros and are not stored. The sizes are those of `kernels::product`.
-
 //
 // With WGMMA four warps together multiply 64 rows by BN columns straight from shared memory; their sums lie in registers as those of
 // `mma` do, 16 rows a warp. The tensor cores work on while the next tile is waited for, so that a place is free one step later.
 
-constexpr int BK = 64;
 #ifdef WGMMA
+static_assert(MI == 1 && WARPS_N == 1 && BM % 64 == 0 && STAGES > 2, "four warps have 64 whole rows");
 constexpr int AHEAD = STAGES - 2; // tiles on their way
 #else
 constexpr int AHEAD = STAGES - 1;
 #endif
 constexpr int THREADS = 32 * WARPS_M * WARPS_N;
-constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
-constexpr int MI = WM / 16, NI = WN / 8;
-constexpr int A_BYTES = BM * BK * 2, B_BYTES = BN * BK * 2, STAGE_BYTES = A_BYTES + B_BYTES;
-constexpr int AT_ROWS = 6 + BATCH_RANK, AT_A = AT_ROWS + ROW_RANK, AT_B = AT_A + 2 + BATCH_RANK + ROW_RANK;
-constexpr int AT_BIAS = AT_B + 3 + BATCH_RANK, AT_EXTRAS = AT_BIAS + (HAS_BIAS ? 2 : 0), EXTRA_SIZES = 2 + BATCH_RANK + ROW_RANK;
-constexpr int AT_OUT = AT_EXTRAS + EXTRAS * EXTRA_SIZES;
 
 // Brings one tile of a factor to shared memory. OUTER: rows (or columns) of the tile; ALONG: its depth is contiguous. `first` and
 // `count` are the tile's first row and the number of all; `lines` says where this thread's rows begin.
@@ -58,19 +51,6 @@ struct Loader {
     }
   }
 };
-
-#ifdef WGMMA
-static_assert(MI == 1 && WARPS_N == 1 && BM % 64 == 0 && STAGES > 2, "four warps have 64 whole rows");
-
-// sums += left right for 64 rows of four warps, BN columns and a depth of 16.
-__device__ __forceinline__ void multiply_group(float (&sums)[NI][4], u64 left, u64 right) {
-  MULTIPLY_GROUP
-}
-#endif
-
-// What brings eight sums of a row to an end is made from the blueprint: reading what the epilogue needs besides; bias, epilogue, store.
-__device__ __forceinline__ void fetch8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, Extras& extras);
-__device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there, const Extras& extras, float (&sums)[8]);
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -143,13 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     const u32 a_at = shared + stage * STAGE_BYTES, b_at = a_at + A_BYTES;
 #ifdef WGMMA
     products_begin();
-#pragma unroll
-    for (int q = 0; q < BK / 16; q++) {
-      // 16 of the depth: 32 bytes of each row, or two blocks of eight lines.
-      const u64 left = A_ALONG ? matrix(a_at + warp / 4 * 64 * 128 + q * 32, 16, 1024) : matrix(a_at + warp / 4 * BK * 128 + q * 2048, BK * 128, 1024);
-      const u64 right = B_ALONG ? matrix(b_at + q * 32, 16, 1024) : matrix(b_at + q * 2048, BK * 128, 1024);
-      multiply_group(sums[0], left, right);
-    }
+    multiply_tile(sums[0], a_at, b_at, warp / 4);
     products_end();
     products_wait<1>();
 #else
@@ -185,40 +159,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #endif
   // Everything in shared memory was read: sums take its place, 16 rows of each warp at a time.
   __syncthreads();
-  constexpr int PITCH = WN + 8;
+  constexpr int PITCH = WN + 8, TOGETHER = MI > 1 ? 1 : WN >= 128 ? 4 : WN / 32;
   float* strip = reinterpret_cast<float*>(memory) + warp * (16 * PITCH);
 #pragma unroll
-  for (int i = 0; i < MI; i++) {
-#pragma unroll
-    for (int j = 0; j < NI; j++) {
-      u32 at = lane / 4 * PITCH + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(strip + at) = make_float2(sums[i][j][0], sums[i][j][1]);
-      *reinterpret_cast<float2*>(strip + at + 8 * PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
-    }
-    __syncwarp();
-    // Eight columns a lane, so that what is read and written lies side by side. What the epilogue reads comes for several rows at once: nothing
-    // else hides how long that takes.
-    constexpr int LANES = WN / 8, ROWS = 32 / LANES, ROUNDS = 16 / ROWS, TOGETHER = MI > 1 ? 1 : ROUNDS < 4 ? ROUNDS : 4;
-    const u32 column = first_column + warp_n * WN + lane % LANES * 8, there = column < n ? n - column : 0;
-#pragma unroll
-    for (int r = 0; r < ROUNDS; r += TOGETHER) {
-      Extras extras[TOGETHER];
-#pragma unroll
-      for (int t = 0; t < TOGETHER; t++) {
-        const u32 row = first_row + warp_m * WM + i * 16 + (r + t) * ROWS + lane / LANES;
-        fetch8(buffers, sizes, batch, min(row, m - 1), there ? column : 0, there ? there : n, extras[t]);
-      }
-#pragma unroll
-      for (int t = 0; t < TOGETHER; t++) {
-        const u32 line = (r + t) * ROWS + lane / LANES, row = first_row + warp_m * WM + i * 16 + line;
-        // Where a row takes 24 lanes the others have nothing to do.
-        if (lane < LANES * ROWS && row < m && there) {
-          float x[8];
-          take8(strip + line * PITCH + lane % LANES * 8, x);
-          store8(buffers, sizes, batch, row, column, there, extras[t], x);
-        }
-      }
-    }
-    __syncwarp();
-  }
+  for (int i = 0; i < MI; i++)
+    finish<WN, PITCH, TOGETHER>(sums[i], 0, strip, buffers, sizes, batch, first_row + warp_m * WM + i * 16, first_column + warp_n * WN);
 }

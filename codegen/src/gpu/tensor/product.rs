@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
+use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
 use super::{COMMON, GROUP};
 use crate::gpu::blueprint::{Program, Slot};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
-use crate::gpu::text::{FUNCTIONS, Group, Prelude, input, output, program};
+use crate::gpu::text::{FUNCTIONS, Group, Prelude, TensorMap, input, output, program};
 
 /// A product whose factors are of half precision. Its sizes are those of [`crate::gpu::kernels::product`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,22 +65,51 @@ pub struct ProductTile {
     pub warps: [u32; 2],
     /// Tiles of the depth that are in shared memory or on their way.
     pub stages: u32,
+    /// Cubes that share the columns that the copy engine brings.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub cluster: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// Depth of a tile: a line of 128 bytes.
 pub const DEPTH: u32 = 64;
 
 impl ProductTile {
-    /// Units of a cube.
+    /// Units of a cube: those that multiply, and where the copy engine brings the tiles four warps that ask it to.
     pub fn units(&self) -> u32 {
-        32 * self.warps[0] * self.warps[1]
+        32 * self.warps[0] * self.warps[1] + if self.is_bulk() { 128 } else { 0 }
+    }
+
+    /// Whether the copy engine brings the tiles.
+    pub fn is_bulk(&self) -> bool {
+        self.cores == TensorCores::Bulk
+    }
+
+    /// Cubes for so many tiles of rows and of columns. Those that the copy engine serves stay for as many as are theirs.
+    pub fn cubes(&self, [rows, columns]: [u64; 2], multiprocessors: usize) -> u64 {
+        if !self.is_bulk() {
+            return rows.saturating_mul(columns);
+        }
+        let clusters = rows.div_ceil(self.cluster.into()).saturating_mul(columns);
+        clusters.min((multiprocessors as u64 / u64::from(self.cluster)).max(1)) * u64::from(self.cluster)
     }
 
     /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp.
     pub fn shared_bytes(&self) -> u32 {
         let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
-        let strips = self.warps[0] * self.warps[1] * 16 * (self.sides[1] / self.warps[1] + 8) * 4;
-        stages.max(strips)
+        let warps = self.warps[0] * self.warps[1];
+        if self.is_bulk() {
+            // Strips of 64 columns beside the stages, and two barriers for each stage.
+            return stages + warps * 16 * 68 * 4 + self.stages * 16;
+        }
+        stages.max(warps * 16 * (self.sides[1] / self.warps[1] + 8) * 4)
     }
 }
 
@@ -109,7 +139,7 @@ impl TensorProduct {
         p.flag("B_ALONG", self.b.along);
         p.input("A_BUFFER", self.a.slot);
         p.input("B_BUFFER", self.b.slot);
-        if tile.cores == TensorCores::Wgmma {
+        if tile.cores != TensorCores::Mma {
             p.define("WGMMA", "");
             let [turn_a, turn_b] = [self.a.along, self.b.along].map(|along| !along);
             let product =
@@ -117,9 +147,40 @@ impl TensorProduct {
             p.define("MULTIPLY_GROUP", product.of_shared("left", turn_a));
         }
         let program = program(&self.epilogue, 1 + self.extras.len());
-        let group = if tile.cores == TensorCores::Wgmma { GROUP } else { "" };
+        let group = if tile.cores == TensorCores::Mma { "" } else { GROUP };
         let [extras, ends] = self.ends();
-        p.finish(&[COMMON, group, FUNCTIONS, &program, &extras, include_str!("product.cuh"), &ends])
+        let mut kernel = include_str!("product.cuh");
+        if tile.is_bulk() {
+            kernel = include_str!("product_bulk.cuh");
+            p.define("CLUSTER", tile.cluster);
+            p.define(
+                "CLUSTER_DIMS",
+                if tile.cluster == 1 { String::new() } else { format!("__cluster_dims__({}, 1, 1)", tile.cluster) },
+            );
+            p.map("a_map");
+            p.map("b_map");
+        }
+        p.finish(&[COMMON, group, FUNCTIONS, &program, &extras, include_str!("product_parts.cuh"), kernel, &ends])
+    }
+
+    /// What the copy engine is told of the factors, where it brings them: boxes as wide as a line of 128 bytes.
+    pub(in crate::gpu) fn maps(&self, half: DType) -> Vec<TensorMap> {
+        if !self.tile.is_bulk() {
+            return Vec::new();
+        }
+        let [batch, rows] = [self.batch_rank, self.row_rank].map(|rank| rank as usize);
+        let at_a = 6 + batch + rows;
+        let at_b = at_a + 2 + batch + rows;
+        let map = |factor: &Factor, at: usize, outer: usize, side: u32| {
+            let first = at;
+            // Of a factor whose depth is contiguous the rows follow one another in memory, of another the depths.
+            let (extents, stride, lines) = match factor.along {
+                true => ([3, outer], at + 1 + batch, side),
+                false => ([outer, 3], at + 2 + batch, DEPTH),
+            };
+            TensorMap { buffer: factor.slot.index as usize, half, first, extents, stride, tile: [DEPTH, lines] }
+        };
+        vec![map(&self.a, at_a, 1, self.tile.sides[0]), map(&self.b, at_b, 2, self.tile.sides[1] / self.tile.cluster)]
     }
 
     /// What brings eight sums of a row to an end: what the epilogue needs besides, and the functions that read that, and that compute and store.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::attention::AttentionTile;
-use super::product::{DEPTH, ProductTile};
+use super::product::{DEPTH, Factor, ProductTile};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention_keys::{Keys, at};
 use crate::gpu::launch::Launch;
@@ -58,7 +58,8 @@ impl Problem {
         match &launch.blueprint.kernel {
             Kernel::TensorProduct(p) => {
                 let [batches, m, n, k] = [0, 1, 2, 3].map(|i| u64::from(launch.sizes[i]));
-                Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along] }))
+                let bulk = ProductProblem::is_bulk(batches, p.row_rank, [&p.a, &p.b]);
+                Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along], bulk }))
             }
             Kernel::TensorAttention(a) => {
                 let (queries, keys) = match a.keys {
@@ -85,7 +86,7 @@ impl Problem {
     /// The tiles that the target has for it.
     pub fn tiles(&self, target: &Target) -> Vec<ProblemTile> {
         match self {
-            Self::Product(_) => product_tiles(target).map(ProblemTile::Product).collect(),
+            Self::Product(p) => p.tiles(target).map(ProblemTile::Product).collect(),
             Self::Attention(a) => a.tiles(target).map(ProblemTile::Attention).collect(),
         }
     }
@@ -118,18 +119,20 @@ pub struct ProductProblem {
     pub k: u64,
     /// Whether the depth is contiguous, of the left factor and of the right one.
     pub along: [bool; 2],
+    /// Whether the copy engine can bring the factors.
+    pub bulk: bool,
 }
 
 impl ProductProblem {
     /// Name of the problem in a file of choices: `1x18480x5120x5120 tn`, as BLAS names the factors.
     pub fn key(&self) -> String {
-        let Self { batches, m, n, k, along: [a, b] } = self;
+        let Self { batches, m, n, k, along: [a, b], .. } = self;
         format!("{batches}x{m}x{n}x{k} {}{}", if *a { 't' } else { 'n' }, if *b { 'n' } else { 't' })
     }
 
     /// The tile: what was chosen by measuring, else what is expected to be fastest; `None` where the target has no tile for it.
     pub fn tile(&self, target: &Target) -> Option<ProductTile> {
-        let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target));
+        let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target) && (self.bulk || !t.is_bulk()));
         // Told apart coarsely, so that a clip of another length takes the same kernels.
         let class = Self {
             batches: self.batches.min(2),
@@ -139,7 +142,17 @@ impl ProductProblem {
             ..*self
         };
         let cycles = |tile: &ProductTile| class.cycles(target, *tile);
-        chosen.copied().or_else(|| product_tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
+        chosen.copied().or_else(|| self.tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
+    }
+
+    /// Whether the copy engine can bring the factors: two matrices whose lines begin at multiples of 16 bytes.
+    pub fn is_bulk(batches: u64, row_rank: u32, factors: [&Factor; 2]) -> bool {
+        batches == 1 && row_rank == 1 && factors.iter().all(|f| f.align == 8)
+    }
+
+    /// The tiles, largest first.
+    pub fn tiles(&self, target: &Target) -> impl Iterator<Item = ProductTile> {
+        product_tiles(target).filter(|tile| self.bulk || !tile.is_bulk())
     }
 
     /// Cycles that the product is expected to take. Cubes go over the multiprocessors in waves; in each the slower of arithmetic and
@@ -153,7 +166,7 @@ impl ProductProblem {
             // What fragments read.
             TensorCores::Mma => (MMA, warps * (bm / f64::from(tile.warps[0]) + bn / f64::from(tile.warps[1]))),
             // Four warps read their rows and all columns.
-            TensorCores::Wgmma => (WGMMA, bm + bm / 64.0 * bn),
+            TensorCores::Wgmma | TensorCores::Bulk => (WGMMA, bm + bm / 64.0 * bn),
         };
         let moved = 2.0 * depth * (read + bm + bn);
         let step = (2.0 * bm * bn * depth / rate).max(moved / SHARED);
@@ -195,12 +208,18 @@ impl AttentionTile {
 
 /// The tiles of a product, largest first.
 pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ {
-    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages };
+    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages, cluster: 1 };
     let group = |sides: [u32; 2], stages| {
         let warps = [sides[0] / 16, 1];
-        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages }
+        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages, cluster: 1 }
     };
+    let bulk = |sides, stages, cluster| ProductTile { cores: TensorCores::Bulk, cluster, ..group(sides, stages) };
     let all = [
+        bulk([128, 256], 4, 2),
+        bulk([128, 256], 4, 1),
+        bulk([128, 192], 4, 2),
+        bulk([128, 128], 6, 2),
+        bulk([128, 128], 6, 1),
         group([128, 256], 4),
         group([128, 192], 4),
         group([128, 128], 4),

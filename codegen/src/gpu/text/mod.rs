@@ -9,12 +9,37 @@ use std::fmt::Write;
 use ccl_ir::DType;
 use ccl_ir::ops::{BinaryKind, UnaryKind};
 
-use super::blueprint::{Class, Kernel, Program, Slot, Source, Step};
+use super::blueprint::{Blueprint, Class, Kernel, Program, Slot, Source, Step};
 use super::emit::KernelText;
 use super::launch::Launch;
 
 /// What all texts share.
 const NUMBERS: &str = include_str!("numbers.cuh");
+
+/// A matrix in a buffer that the copy engine (TMA) is told of when a kernel is launched: its rows are contiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    /// Position of the buffer among the kernel's.
+    pub buffer: usize,
+    /// Kind of half precision.
+    pub half: DType,
+    /// Position among the sizes of the first element.
+    pub first: usize,
+    /// Positions of the number of elements of a row, and of rows.
+    pub extents: [usize; 2],
+    /// Position of the distance between rows.
+    pub stride: usize,
+    /// Elements of a row and rows that are brought at a time.
+    pub tile: [u32; 2],
+}
+
+/// What a kernel is told of tensors, in the order of its arguments.
+pub fn maps(blueprint: &Blueprint) -> Vec<TensorMap> {
+    match &blueprint.kernel {
+        Kernel::TensorProduct(p) => p.maps(blueprint.half),
+        _ => Vec::new(),
+    }
+}
 
 /// The text of a kernel that has one of its own; `None` for the others, which CubeCL makes.
 pub fn text(launch: &Launch) -> Option<KernelText> {
@@ -38,6 +63,8 @@ pub(in crate::gpu) struct Prelude {
     text: String,
     /// Type and name of each buffer, in the order of the arguments.
     buffers: Vec<(&'static str, String)>,
+    /// Names of the tensors that the copy engine is told of.
+    maps: Vec<&'static str>,
     sizes: usize,
 }
 
@@ -56,7 +83,7 @@ impl Prelude {
             ("float*", "fo", launch.float_outs.len()),
         ];
         let buffers = lists.iter().flat_map(|&(ty, name, n)| (0..n).map(move |i| (ty, format!("{name}{i}")))).collect();
-        Self { text, buffers, sizes: launch.sizes.len() }
+        Self { text, buffers, maps: Vec::new(), sizes: launch.sizes.len() }
     }
 
     /// A number that is known when the kernel is compiled.
@@ -79,6 +106,11 @@ impl Prelude {
         self.define(name, input(slot));
     }
 
+    /// A tensor that the copy engine is told of: the next argument behind the buffers.
+    pub(in crate::gpu) fn map(&mut self, name: &'static str) {
+        self.maps.push(name);
+    }
+
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "{line}");
@@ -86,8 +118,9 @@ impl Prelude {
 
     /// The text: these lines, the arguments' names, and the parts. The layout of the sizes is that of CubeCL's kernels.
     pub(in crate::gpu) fn finish(mut self, parts: &[&str]) -> String {
-        let parameters: Vec<String> =
-            self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}")).collect();
+        let buffers = self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}"));
+        let maps = self.maps.iter().map(|name| format!("__grid_constant__ TensorMap const {name}"));
+        let parameters: Vec<String> = buffers.chain(maps).collect();
         let names = self.buffers.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
         let fields: Vec<String> = self.buffers.iter().map(|(ty, name)| format!("{ty} {name};")).collect();
         let (sizes, count) = (self.sizes.next_multiple_of(2), self.buffers.len().next_multiple_of(2));
@@ -97,6 +130,9 @@ impl Prelude {
         self.define("ARGUMENTS", names);
         self.line(format_args!("struct info_st {{ uint32_t scalars_u32[{sizes}]; uint32_t static_meta[{count}]; }};"));
         self.line(format_args!("struct Buffers {{ {} }};", fields.join(" ")));
+        if !self.maps.is_empty() {
+            self.line(format_args!("struct __align__(64) TensorMap {{ unsigned long long words[16]; }};"));
+        }
         [&[self.text.as_str(), NUMBERS], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
     }
 }
