@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #endif
   // Everything in shared memory was read: sums take its place, 16 rows of each warp at a time.
   __syncthreads();
-  constexpr int PITCH = WN + 8, TOGETHER = MI > 1 ? 1 : WN >= 128 ? 4 : WN / 32;
+  constexpr int PITCH = WN + 8, ROUNDS = 16 / (256 / WN), TOGETHER = MI > 1 ? 1 : ROUNDS < 4 ? ROUNDS : 4;
   float* strip = reinterpret_cast<float*>(memory) + warp * (16 * PITCH);
 #pragma unroll
   for (int i = 0; i < MI; i++)
