@@ -14,14 +14,15 @@ use ccl_codegen::gpu::{Kernel, Lowered, Target, lower};
 use ccl_ir::chain::{Arg, Chain, Instr};
 use ccl_ir::interp::sample_inputs;
 use ccl_ir::ops::{
-    Binary, BinaryKind, Fused, LayerNorm, NormGrad, NormModulate, RmsNorm, RmsNormRope, Transpose, UnaryKind,
+    AdamW, Binary, BinaryKind, Fused, LayerNorm, NormGrad, NormModulate, RmsNorm, RmsNormRope, Transpose, UnaryKind,
 };
-use ccl_ir::plan::Call;
+use ccl_ir::plan::{Call, Place};
 use ccl_ir::tensor::relative_l2;
-use ccl_ir::{DType, Op, Sample, TensorType};
+use ccl_ir::{DType, Op, Operator, Sample, TensorType};
 use gpu_common::{Buffer, call, reference};
 use nvrtc::{ARCHITECTURES, Nvrtc};
 use soft::Soft;
+use softcuda::Stats;
 
 const HALVES: [DType; 2] = [DType::Bf16, DType::F16];
 
@@ -41,7 +42,11 @@ fn f32(shape: &[usize]) -> TensorType {
 fn is_wide(kernel: &Kernel) -> bool {
     matches!(
         kernel,
-        Kernel::WideElementwise(_) | Kernel::WideNorm(_) | Kernel::WideNormGrad(_) | Kernel::WideNormRope(_)
+        Kernel::WideAdamW(_)
+            | Kernel::WideElementwise(_)
+            | Kernel::WideNorm(_)
+            | Kernel::WideNormGrad(_)
+            | Kernel::WideNormRope(_)
     )
 }
 
@@ -123,9 +128,9 @@ fn gradients_of_normalisations() {
     }
 }
 
-/// The longest rows need the most registers.
+/// The longest rows need the most registers, and the optimiser with an average.
 #[test]
-fn no_row_spills_registers() {
+fn no_kernel_spills_registers() {
     let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
     let mut texts = BTreeSet::new();
     for d in [5120, 16384] {
@@ -145,7 +150,14 @@ fn no_row_spills_registers() {
             texts.insert(emit(&launches[0], &target()).unwrap().text);
         }
     }
-    assert_eq!(texts.len(), 7, "one text of the chain, two of each norm");
+    for gradient in [DType::F32, DType::Bf16] {
+        let Lowered::Device(launches) = lower(&step(&ADAM, gradient, 4096, [0; 5], true), &target()).unwrap() else {
+            panic!()
+        };
+        assert!(is_wide(&launches[0].blueprint.kernel));
+        texts.insert(emit(&launches[0], &target()).unwrap().text);
+    }
+    assert_eq!(texts.len(), 9, "one text of the chain, two of each norm and of the optimiser");
     for (text, (architecture, _)) in texts.iter().flat_map(|text| ARCHITECTURES.map(|a| (text, a))) {
         let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{architecture}: {e}\n{text}"));
         assert!(log.contains(" 0 bytes spill stores, 0 bytes spill loads"), "{architecture}: {log}\n{text}");
@@ -223,4 +235,129 @@ fn what_is_not_whole_by_eights_is_left_to_others() {
     // Heads of twelve: eight neighbours are not one head's.
     let turned = [ty(DType::F16, &[1, 2, 240]), f32(&[240]), f32(&[2, 6, 2])];
     assert!(!is_wide(&kernel(RmsNormRope { heads: 20, eps: 1e-6 }.into(), &turned, as_is, &target())));
+}
+
+const ADAM: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, decay: 0.1, group: 1 };
+
+/// A step of the optimiser in place: parameter, moments, gradient and average have their first elements at `firsts`.
+fn step(op: &AdamW, gradient: DType, elements: usize, firsts: [u64; 5], average: bool) -> Call {
+    let (x, number) = (f32(&[elements]), f32(&[]));
+    let mut inputs = vec![x.clone(), x.clone(), x.clone(), number.clone(), ty(gradient, &[elements]), f32(&[2])];
+    inputs.push(number.clone());
+    if average {
+        inputs.extend([x, number]);
+    }
+    let mut call = call(&Sample::new(op.clone().into(), inputs));
+    let Call { inputs, outputs, .. } = &mut call;
+    for (i, first) in [0, 1, 2, 4, 7].into_iter().zip(firsts).take(if average { 5 } else { 4 }) {
+        inputs[i].offset = first;
+    }
+    for (o, to) in outputs.iter_mut().enumerate() {
+        let from = &inputs[op.updates(o).unwrap()];
+        (to.place, to.offset) = (from.place, from.offset);
+    }
+    call
+}
+
+/// Runs a step, which has to be one wide kernel, and holds it against the reference; returns what the kernel did.
+fn optimised(soft: &Soft, target: &Target, call: &Call) -> Stats {
+    let draw = |i: usize, n: usize| match i {
+        3 => vec![42.0],
+        5 => vec![0.5, 0.01],
+        6 => vec![0.25],
+        8 => vec![0.2],
+        _ => {
+            let number = |at: usize| (at * [5, 7, 13, 0, 11, 0, 0, 17][i] % 97) as f64 / 40.0 - 1.2;
+            (0..n).map(number).map(|x| if i == 2 { x.abs() } else { x }).collect()
+        }
+    };
+    let inputs = call.inputs.iter().enumerate();
+    let inputs: Vec<Buffer> = inputs.map(|(i, o)| Buffer::new(o, &draw(i, o.ty.elements() as usize))).collect();
+    let (outputs, done) = soft.run(target, call, &inputs).unwrap();
+    for (port, (got, want)) in outputs.iter().zip(reference(call, &inputs)).enumerate() {
+        let error = relative_l2(got, &want.data);
+        assert!(error <= 2e-7, "output {port} of {:?}: {error:e}", call.inputs[0].ty);
+    }
+    let [(launch, stats)] = done.as_slice() else { panic!("{} launches", done.len()) };
+    assert!(matches!(launch.blueprint.kernel, Kernel::WideAdamW(_)), "{:?}", launch.blueprint.kernel);
+    stats.clone()
+}
+
+#[test]
+fn the_optimiser() {
+    let soft = Soft::new();
+    // Less than a warp, a cube to the last unit, one that begins, several.
+    for elements in [8, 2048, 2056, 20_000] {
+        for (gradient, average) in
+            [DType::F32, DType::Bf16, DType::F16].into_iter().flat_map(|g| [(g, false), (g, true)])
+        {
+            let stats = optimised(&soft, &target(), &step(&ADAM, gradient, elements, [0; 5], average));
+            let [arrays, numbers] = if average { [4, 4] } else { [3, 3] };
+            let cubes = elements.div_ceil(2048) as u64;
+            let moved = elements as u64 * 4 * arrays;
+            assert_eq!(stats.global_store_bytes, moved);
+            // Every unit reads the numbers that are the same for all.
+            assert_eq!(stats.global_load_bytes, moved + elements as u64 * gradient.bytes() + cubes * 256 * 4 * numbers);
+            assert_eq!(stats.sectors, stats.sectors_needed, "bytes are moved that nobody asked for");
+        }
+    }
+    // Parts of larger buffers; the grid has a cube too many.
+    let parts = step(&ADAM, DType::Bf16, 5000, [8, 48, 0, 16, 4096], true);
+    optimised(&soft, &Target { max_cubes: [2, 65535, 65535], ..target() }, &parts);
+    // Not in place: what is updated is copied first.
+    let mut apart = step(&ADAM, DType::F32, 4000, [16, 0, 0, 0, 0], false);
+    apart.outputs = call(&Sample::new(ADAM.into(), apart.inputs.iter().map(|o| o.ty.clone()))).outputs;
+    apart.outputs.iter_mut().zip(20..).for_each(|(o, n)| o.place = Place::Buffer(n));
+    let Lowered::Device(launches) = lower(&apart, &target()).unwrap() else { panic!() };
+    assert!(launches.len() == 4 && is_wide(&launches[3].blueprint.kernel));
+}
+
+/// A step of moments 1 from 0, as of the kernel without the width: corrections lose all digits if they are computed as written.
+#[test]
+fn the_optimisers_corrections_are_exact() {
+    let soft = Soft::new();
+    for (beta1, beta2) in [(0.9, 0.999), (0.5, 0.95), (0.99, 0.9999), (0.9999, 0.99999)] {
+        let call = step(&AdamW { beta1, beta2, eps: 1e-30, decay: 0.0, group: 0 }, DType::F32, 8, [0; 5], false);
+        for t in [1.0, 2.0, 3.0, 9.0, 10.0, 11.0, 100.0, 1000.0, 1e4, 1e5, 1e6, 16_000_000.0] {
+            let numbers = [
+                vec![0.0; 8],
+                vec![1.0 / beta1; 8],
+                vec![1.0 / beta2; 8],
+                vec![t],
+                vec![0.0; 8],
+                vec![1.0; 2],
+                vec![1.0],
+            ];
+            let inputs: Vec<Buffer> = call.inputs.iter().zip(&numbers).map(|(o, x)| Buffer::new(o, x)).collect();
+            let (got, _) = soft.run(&target(), &call, &inputs).unwrap();
+            let error = (got[0][7] / reference(&call, &inputs)[0].data[7] - 1.0).abs();
+            assert!(error <= 1e-6, "betas {beta1} {beta2}, step {t}: off by {error:e}");
+        }
+    }
+}
+
+#[test]
+fn optimisers_that_are_not_whole_by_eights_are_left_to_others() {
+    let launch = |elements, firsts, average, target: &Target| match lower(
+        &step(&ADAM, DType::F32, elements, firsts, average),
+        target,
+    )
+    .unwrap()
+    {
+        Lowered::Device(mut launches) => launches.remove(0),
+        Lowered::Host => panic!("runs on the host"),
+    };
+    let is_plain = |elements, firsts, average, target: &Target| {
+        matches!(launch(elements, firsts, average, target).blueprint.kernel, Kernel::AdamW(_))
+    };
+    assert!(!is_plain(48, [8; 5], true, &target()));
+    assert!(is_plain(48, [8; 5], true, &Target::wgpu()) && is_plain(44, [8; 5], true, &target()));
+    for i in 0..5 {
+        let mut firsts = [8; 5];
+        firsts[i] = 12;
+        assert!(is_plain(48, firsts, true, &target()), "{firsts:?}");
+    }
+    // Cubes are numbered, not units: 32 bits are enough for as many elements as they number.
+    let largest = launch((1 << 32) - 8, [0; 5], false, &target());
+    assert!(is_wide(&largest.blueprint.kernel) && largest.cubes == [1 << 21, 1, 1]);
 }

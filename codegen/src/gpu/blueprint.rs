@@ -108,6 +108,7 @@ impl Kernel {
             | Self::TensorAttentionGrad(_)
             | Self::TensorProbabilities(_)
             | Self::TensorProduct(_)
+            | Self::WideAdamW(_)
             | Self::WideNorm(_)
             | Self::WideNormGrad(_)
             | Self::WideNormRope(_)
@@ -145,6 +146,8 @@ pub enum Kernel {
     TensorProbabilities(super::tensor::attention::TensorAttention),
     /// See [`super::tensor::product`].
     TensorProduct(super::tensor::product::TensorProduct),
+    /// See [`super::wide::adam_w`].
+    WideAdamW(super::wide::adam_w::WideAdamW),
     /// See [`super::wide::elementwise`].
     WideElementwise(super::wide::elementwise::WideElementwise),
     /// See [`super::wide::rows`].

@@ -61,6 +61,7 @@ pub fn universal<E: Float>(
         | Kernel::TensorAttentionGrad(_)
         | Kernel::TensorProbabilities(_)
         | Kernel::TensorProduct(_)
+        | Kernel::WideAdamW(_)
         | Kernel::WideElementwise(_)
         | Kernel::WideNorm(_)
         | Kernel::WideNormGrad(_)

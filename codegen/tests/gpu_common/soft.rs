@@ -59,7 +59,8 @@ impl Soft {
         };
         let ins: Vec<u64> = inputs.iter().map(|b| create(&b.bytes())).collect();
         let over = |o: &Operand| call.inputs.iter().position(|i| i.place == o.place);
-        let poisoned = |o: &Operand| create(&encode(o.ty.dtype, &vec![f64::NAN; o.ty.elements() as usize]));
+        let poisoned =
+            |o: &Operand| create(&encode(o.ty.dtype, &vec![f64::NAN; (o.offset + o.ty.elements()) as usize]));
         let outs: Vec<u64> = call.outputs.iter().map(|o| over(o).map_or_else(|| poisoned(o), |i| ins[i])).collect();
         let mut done = Vec::new();
         for launch in launches {
@@ -90,9 +91,10 @@ impl Soft {
             done.push((launch, stats));
         }
         let read = |(&at, o): (&u64, &Operand)| {
-            // SAFETY: allocated with as many bytes as the operand has, or those of an input of its type.
-            let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, o.ty.bytes() as usize) };
-            decode(o.ty.dtype, bytes)
+            let end = (o.offset + o.ty.elements()) as usize * o.ty.dtype.bytes() as usize;
+            // SAFETY: allocated with as many bytes as the operand ends behind, or those of an input of its type at the same place.
+            let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, end) };
+            decode(o.ty.dtype, bytes).split_off(o.offset as usize)
         };
         Some((outs.iter().zip(&call.outputs).map(read).collect(), done))
     }

@@ -5,6 +5,8 @@
 //! Sizes: the number of elements; the first elements of parameter, first moment, second moment, gradient; the positions of the number of
 //! steps, of the learning rate and of the gradient's factor; the first element of the average and the position of how far it moves. All are
 //! dense.
+//!
+//! [`crate::gpu::wide::adam_w`] does the same work on CUDA where all is whole by eights.
 
 use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};

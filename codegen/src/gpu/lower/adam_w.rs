@@ -10,6 +10,8 @@ use crate::gpu::blueprint::{Kernel, Program};
 use crate::gpu::kernels::adam_w::AdamW;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
+use crate::gpu::wide::WIDTH;
+use crate::gpu::wide::adam_w::{UNITS as WIDE_UNITS, WideAdamW};
 
 /// Units of a cube.
 const UNITS: u32 = 64;
@@ -60,5 +62,10 @@ fn step(call: &Call, target: &Target, op: &ops::AdamW) -> Result<Launch, LowerEr
             false => None,
         },
     };
+    let whole = [elements, p, m, v, g.offset, average].iter().all(|n| n % WIDTH as u64 == 0);
+    if target.is_wide() && whole {
+        let (kernel, cubes) = WideAdamW::new(kernel, elements);
+        return args.launch(Kernel::WideAdamW(kernel), cubes, [WIDE_UNITS, 1, 1]);
+    }
     args.launch(Kernel::AdamW(kernel), elements.div_ceil(UNITS.into()), [UNITS, 1, 1])
 }

@@ -51,6 +51,7 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
         Kernel::WideNorm(n) => (n.text(launch), 0),
         Kernel::WideNormGrad(n) => (n.text(launch), 0),
         Kernel::WideNormRope(n) => (n.text(launch), 0),
+        Kernel::WideAdamW(a) => (a.text(launch), 0),
         Kernel::WideElementwise(e) => (e.text(launch), 0),
         _ => return None,
     };
