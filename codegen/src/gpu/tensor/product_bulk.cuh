@@ -1,7 +1,7 @@
 // A matrix product with an epilogue on tensor cores whose tiles the copy engine (TMA) brings.
 //
 // A cube has as many sets of four warps as BM has 64 rows, and four warps more, one thread of which asks for tiles: STAGES of them are in shared
-// memory or on their way, each with a barrier that counts its bytes and one that says when all have read it. Cubes stay for all tiles of the
+// memory or on their way, each with a barrier that counts its bytes and one that counts the warps that have read it. Cubes stay for all tiles of the
 // result that are theirs, so that the next tile comes while this one's sums leave. CLUSTER cubes with rows below one another share columns: each asks
 // for its part of them and has it sent to all. Sizes are those of `kernels::product`, with one batch.
 
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_DIMS universal(
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + s * 8, 1);
-      barrier_init(empty + s * 8, SETS * CLUSTER);
+      barrier_init(empty + s * 8, SETS * 4 * CLUSTER);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -151,12 +151,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_DIMS universal(
         products_end();
         // The products of the tile before are done: its place is free.
         products_wait<1>();
-        if (step > 0 && threadIdx.x % 128 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 128);
+        if (step > 0 && threadIdx.x % 32 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 32);
         before = ring.stage;
       }
       products_wait<0>();
       products_there(sums);
-      if (threadIdx.x % 128 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 128);
+      if (threadIdx.x % 32 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 32);
 #pragma unroll
       for (int c = 0; c < BN; c += STRIP)
         finish<STRIP, PITCH, 4>(sums, c / 8, strip, buffers, sizes, 0, part.first_row + warp * 16, part.first_column + c);
