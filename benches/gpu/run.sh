@@ -7,7 +7,7 @@
 # reference cases, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`), denoising steps, the cold start of a plan that carries its
 # kernels, weights that do not fit a memory budget, and PyTorch on the same shapes where PYTHON [python3] has it with CUDA (compare.py);
 # FILE is a PyTorch program of the model for its denoising step. Results go to standard output and to benches/results/<date>-<device>: .txt, -kernels.json,
-# -tuned.json, -step.json, -torch.json and -ratios.svg. The exit code is 1 where something failed or where there is no GPU. To let `ccl`
+# -tuned.json, -step.json, -errors.json, -torch.json and -ratios.svg. The exit code is 1 where something failed or where there is no GPU. To let `ccl`
 # come with the tiles, put -tuned.json into runtime/tuned.
 #
 # --software takes software adapters and drivers for GPUs, to try the script itself, in tiny sizes: its results are named dry-run-<device>, say so, and
@@ -21,6 +21,7 @@ root=$(cd "$here/../.." && pwd)
 limit=60000000 # bytes of the binary
 whole=465      # seconds of all parts
 times=1        # how many times as long parts may take
+each=200       # milliseconds to measure each kernel for, in ccl as in PyTorch: a GPU lowers its clocks the longer it is busy
 
 fail() {
   echo "error: $*" >&2
@@ -51,7 +52,7 @@ done
 [ -z "$peer" ] || [ -f "$peer" ] || fail "--peer: $peer is no file"
 libraries=${LD_LIBRARY_PATH:-}
 # Software is slow, whatever the size.
-if [ -n "$software" ]; then times=5; fi
+if [ -n "$software" ]; then times=5 each=1; fi
 if [ -n "$software" ] && [ -d "$root/target/softcuda" ]; then libraries=$root/target/softcuda:$libraries; fi
 if [ -n "${CCL_NVRTC_DIR:-}" ]; then
   export CUDA_PATH=${CUDA_PATH:-$CCL_NVRTC_DIR}
@@ -94,13 +95,14 @@ left() {
   echo $((n > 1 ? n : 1))
 }
 
-# ccl ARGUMENT...: runs the program, with its command line above what it says.
+# ccl ARGUMENT...: runs the program, with its command line above what it says; $say is what that goes through.
+say=cat
 ccl() {
   # Paths of this machine are nobody's business.
   printf '\n$ ccl %s\n' "$(hide <<<"$*")"
   local code=0
   timeout "$(left)" "$binary" "$@" >"$models/out" 2>"$models/log" || code=$?
-  hide <"$models/out"
+  $say <"$models/out" | hide
   grep '^warning' "$models/log" | sort -u | hide || true
   if [ $code = 0 ]; then return; fi
   failed=1
@@ -118,14 +120,26 @@ json() {
   sed -nE "s/^ *\"$2\": ([0-9.e+-]+),?\$/\1/p" "$1" | head -1
 }
 
-# parity BACKEND DTYPE TOLERANCE: every case that has results of a forward pass; of a dry run the smallest.
+# summary: what `ccl verify` says, with one line for all results that agree.
+summary() {
+  awk '$1 == "ok" && NF == 3 { n++; if (n == 1 || $3 + 0 > worst + 0) { name = $2; worst = $3 }; next }
+    { print }
+    END { if (n) printf "%d result%s agree%s, worst %s %s\n", n, n == 1 ? "" : "s", n == 1 ? "s" : "", name, worst }'
+}
+
+# parity BACKEND DTYPE TOLERANCE: every case that has results of a forward pass; of a dry run the smallest. The largest errors of velocities in bf16 are
+# kept, for PyTorch's have to be no less than half of them.
 parity() {
-  local case cases=(head128 image shifted small)
+  local name case cases=(head128 image shifted small) say=summary errors=''
   if [ -n "$software" ]; then cases=(small); fi
-  for case in "${cases[@]/#/$root/tests/cases/}"; do
+  for name in "${cases[@]}"; do
+    case=$root/tests/cases/$name
     ccl verify --model "$case" --inputs "$case/inputs.safetensors" --expected "$case/expected.safetensors" \
       --backend "$1" --dtype "$2" --tolerance "$3"
+    errors+=$(awk -v name="$name" '$2 ~ /^velocity\./ && NF == 3 && $3 + 0 > worst + 0 { worst = $3 }
+      END { if (worst) printf ", \"%s\": %s", name, worst }' "$models/out")
   done
+  if [ "$1 $2" = "cuda bf16" ] && [ -n "$errors" ]; then echo "{${errors#, }}" >"$results-errors.json"; fi
 }
 
 # model NAME VIDEO AUDIO LAYERS MORE: a configuration; VIDEO and AUDIO are `dim ffn_dim heads`.
@@ -148,7 +162,7 @@ model tiny "64 96 2" "32 48 2" 1 ', "text_dim": 32, "freq_dim": 16, "audio_conte
 large=14b-2-layers shape=(--task joint --clip 21x44x80@158 --guidance two-pass) few=(--steps 2 --repeat 3)
 if [ -n "$software" ]; then large=tiny shape=(--task joint --clip 2x4x4@8 --guidance two-pass --text-tokens 8) few=(--steps 1 --repeat 1); fi
 
-# speed BACKEND DTYPE: a step of a small model, and of two of the 40 layers of the 14B model.
+# speed BACKEND DTYPE: a step of a small model, and, on the backend that is looked at closely, of two of the 40 layers of the 14B model.
 speed() {
   local task
   if [ -n "$software" ]; then
@@ -157,7 +171,7 @@ speed() {
     return
   fi
   ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --trace --backend "$1" --dtype "$2"
-  if [ "$2" = f32 ]; then return; fi
+  if [ "$2" = f32 ] || [ "$1" != $backend ]; then return; fi
   for task in joint v2a a2v; do
     ccl bench step --model "$models/14b-2-layers" --random-weights --task $task --clip 21x44x80@158 --guidance two-pass --trace \
       --steps 1 --backend "$1" --dtype "$2"
@@ -173,23 +187,27 @@ tune() {
   if compgen -G "$CCL_CACHE_DIR/tuned/*.json" >/dev/null; then cp "$CCL_CACHE_DIR"/tuned/*.json "$results-tuned.json"; fi
 }
 
-# kernels BACKEND OPTION...: every kernel.
+# kernels BACKEND MILLISECONDS OPTION...: every kernel.
 kernels() {
-  local more=() backend=$1
-  shift
-  if [ -n "$software" ]; then more=(--set tiny --time 1 --rotate 64kB); fi
+  local more=(--time "$2") backend=$1
+  shift 2
+  if [ -n "$software" ]; then more+=(--set tiny --rotate 64kB); fi
   if [ -n "$software" ] && [ "$backend" = cuda ]; then more+=(--filter audio.projection --dtype bf16); fi
   ccl bench kernels --backend "$backend" --budget $(($(left) * 4 / 5)) "${more[@]}" "$@"
 }
 
+# architecture: what plans for the NVIDIA GPU are made for.
+architecture() {
+  local capability
+  capability=$(sed -nE 's/^ *compute capability times 10: ([0-9]+)$/\1/p' <<<"$listing" | head -1)
+  echo "cuda:sm_$capability$([ "$capability" -lt 90 ] || echo a)"
+}
+
 # cold_start: a plan with compiled kernels in a new process that has neither a cache nor a compiler.
 cold_start() {
-  local capability target tuned=()
-  capability=$(sed -nE 's/^ *compute capability times 10: ([0-9]+)$/\1/p' <<<"$listing" | head -1)
-  target=cuda:sm_$capability
-  if [ "$capability" -ge 90 ]; then target=${target}a; fi
+  local tuned=()
   if [ -f "$results-tuned.json" ]; then tuned=(--tuned "$results-tuned.json"); fi
-  ccl compile --model "$models/$large" "${shape[@]}" --dtype $half --target "$target" "${tuned[@]}" -o "$models/plan.cclp"
+  ccl compile --model "$models/$large" "${shape[@]}" --dtype $half --target "$(architecture)" "${tuned[@]}" -o "$models/plan.cclp"
   if [ ! -f "$models/plan.cclp" ]; then return; fi
   # A directory that must have the compiler, and has not.
   CCL_NVRTC_DIR=/nowhere CCL_CACHE_DIR=$models/empty ccl bench step --plan "$models/plan.cclp" --model "$models/$large" --random-weights \
@@ -205,16 +223,19 @@ cold_start() {
 # budget: weights that come to the device while it computes.
 budget() {
   local planned weights
-  timeout "$(left)" "$binary" explain --model "$models/$large" "${shape[@]}" --dtype $half --format json >"$models/explain.json" 2>/dev/null || true
+  timeout "$(left)" "$binary" explain --model "$models/$large" "${shape[@]}" --dtype $half --target "$(architecture)" --format json \
+    >"$models/explain.json" 2>/dev/null || true
   planned=$(json "$models/explain.json" peak_bytes) weights=$(json "$models/explain.json" weight_bytes)
   # Half of the weights stay on the host.
-  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" --dtype $half "${few[@]}" --backend cuda \
+  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" --dtype $half "${few[@]}" --backend cuda --trace \
     --memory-budget $((${planned:-4000000000} - ${weights:-2000000000} / 2))
+  # How much of the copies is hidden is what this is for.
+  if ! grep -q '^weights .* hidden behind calls' "$models/out"; then echo "NO WEIGHTS CAME IN THE STEP: the budget is no bound" && failed=1; fi
 }
 
 # torch: the same shapes in PyTorch.
 torch() {
-  local probe='import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)' more=(--budget $(($(left) * 2 / 3)))
+  local probe='import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)' more=(--time $each --budget $(($(left) / 2)) --limit $(($(left) - 5)))
   if ! command -v "$python" >/dev/null; then echo "not compared: there is no $python here" && return; fi
   if [ -n "$software" ]; then
     probe='import torch' more=(--dry-run)
@@ -222,16 +243,17 @@ torch() {
   if ! "$python" -c "$probe" 2>/dev/null; then echo "not compared: $python has no PyTorch with CUDA" && return; fi
   if [ -f "$results-kernels.json" ]; then more+=(--ccl "$results-kernels.json"); fi
   if [ -f "$results-step.json" ]; then more+=(--ccl-step "$results-step.json"); fi
+  if [ -f "$results-errors.json" ]; then more+=(--ccl-errors "$results-errors.json"); fi
   if [ -n "$peer" ]; then more+=(--peer "$peer" --step --cases "$root/tests/cases"); fi
   printf '\n$ compare.py %s\n' "$(hide <<<"${more[*]}")"
   timeout "$(left)" "$python" -B "$here/compare.py" "${more[@]}" -o "$results-torch.json" --svg "$results-ratios.svg" 2>"$models/log" | hide || {
-    tail -3 "$models/log" | hide
+    tail -15 "$models/log" | hide
     echo "PyTorch was not compared to the end"
     failed=1
   }
 }
 
-rm -f "$results"-{kernels,tuned,step,torch}.json "$results-ratios.svg"
+rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
 {
   if [ -n "$software" ]; then echo "DRY RUN on software that imitates GPUs: nothing here is a GPU's"; fi
   echo "date:    $(date -u +%FT%TZ)"
@@ -260,10 +282,11 @@ rm -f "$results"-{kernels,tuned,step,torch}.json "$results-ratios.svg"
   section 80 "$backend: tiles chosen by measuring"
   tune
   section 70 "$backend: kernels"
-  kernels $backend -o "$results-kernels.json"
+  kernels $backend $each -o "$results-kernels.json"
   if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
-    section 20 "wgpu: kernels"
-    kernels wgpu
+    # The large ones of the video stream would take all of the time.
+    section 30 "wgpu: kernels of the audio stream"
+    kernels wgpu $((each < 50 ? each : 50)) --filter audio.
   fi
   section 60 "steps"
   if [ -n "$cuda" ]; then speed cuda f32 && speed cuda bf16; fi
