@@ -215,11 +215,11 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
     };
     let bulk = |sides, stages, cluster| ProductTile { cores: TensorCores::Bulk, cluster, ..group(sides, stages) };
     let all = [
-        bulk([128, 256], 4, 2),
         bulk([128, 256], 4, 1),
+        bulk([128, 256], 4, 2),
         bulk([128, 192], 4, 2),
-        bulk([128, 128], 6, 2),
         bulk([128, 128], 6, 1),
+        bulk([128, 128], 6, 2),
         group([128, 256], 4),
         group([128, 192], 4),
         group([128, 128], 4),
