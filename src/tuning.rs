@@ -15,6 +15,10 @@ use crate::error::Error;
 use crate::kernels::{Effort, Inputs, Lone, Set, Types, Weights, measure, paper};
 use crate::planning::{Request, plan};
 
+/// Problems whose kernels are compiled side by side.
+const TOGETHER: usize = 8;
+/// Expected cycles from which on a product is large: what begins and ends a kernel counts for little.
+const LARGE: f64 = 5e5;
 /// The tile that is expected to be best stays where the fastest is no faster than by this factor: less than what two measurements differ by.
 const NOISE: f64 = 1.01;
 
@@ -110,7 +114,7 @@ fn compile_ahead(found: &[Found], target: &Target) {
     let mut all = None;
     for f in found {
         let plan = f.lone.plan(1, Inputs::Shared);
-        for tile in f.problem.tiles(target) {
+        for tile in candidates(&f.problem, target) {
             let Ok(emitted) = emit_plan(&plan, &with(target, &f.problem, tile)) else { continue };
             match &mut all {
                 None => all = Some(emitted),
@@ -133,7 +137,7 @@ fn with(target: &Target, problem: &Problem, tile: ProblemTile) -> Target {
     target
 }
 
-/// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of each problem when it is done.
+/// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of all that are done whenever one more is.
 ///
 /// # Errors
 /// When the device has no room for a call, or is lost.
@@ -142,21 +146,35 @@ pub fn tune(
     found: &[Found],
     effort: Effort,
     budget: Option<Duration>,
-    mut progress: impl FnMut(usize, &Tried),
+    mut progress: impl FnMut(&[Tried]) -> Result<(), Error>,
 ) -> Result<Vec<Tried>, Error> {
     let Some(target) = gpu.target() else { return Ok(Vec::new()) };
     let begin = Instant::now();
-    compile_ahead(found, target);
+    let late = || budget.is_some_and(|budget| begin.elapsed() >= budget);
     let mut all = Vec::new();
-    for (i, f) in found.iter().enumerate() {
-        if budget.is_some_and(|budget| begin.elapsed() >= budget) {
-            break;
+    // Some at a time, so that what fits the budget is also measured.
+    for some in found.chunks(TOGETHER).take_while(|_| !late()) {
+        compile_ahead(some, target);
+        for f in some.iter().take_while(|_| !late()) {
+            all.push(one(gpu, target, f, effort)?);
+            progress(&all)?;
         }
-        let tried = one(gpu, target, f, effort)?;
-        progress(i, &tried);
-        all.push(tried);
     }
     Ok(all)
+}
+
+/// The tiles of a problem that are worth a try: of a large product those that are not expected to take half as long again as the best one.
+fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
+    let mut tiles = problem.tiles(target);
+    if let Problem::Product(product) = problem {
+        let cycles = |tile: &ProblemTile| match tile {
+            ProblemTile::Product(tile) => product.cycles(target, *tile),
+            ProblemTile::Attention(_) => f64::INFINITY,
+        };
+        let best = tiles.iter().map(cycles).fold(f64::INFINITY, f64::min);
+        tiles.retain(|tile| best < LARGE || cycles(tile) <= 1.5 * best);
+    }
+    tiles
 }
 
 fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Result<Tried, Error> {
@@ -177,7 +195,7 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
     };
     let expected = expected(problem, target);
     let mut tiles = Vec::new();
-    for tile in problem.tiles(target) {
+    for tile in candidates(problem, target) {
         let mut choices = Choices::default();
         choices.choose(problem, tile);
         let (seconds, why) = match measured(choices) {

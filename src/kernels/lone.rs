@@ -31,6 +31,8 @@ struct Holder {
     weight: bool,
     /// Whether the call reads it.
     read: bool,
+    /// Whether the call writes over what it reads.
+    updated: bool,
 }
 
 /// An input of a call.
@@ -87,14 +89,21 @@ impl Lone {
         let mut hold = |ty: &TensorType, view: Option<&(u64, u64, Vec<u64>)>, weight: bool, read: bool| {
             let all = view.map_or_else(|| ty.clone(), |(elements, ..)| flat(*elements, ty.dtype));
             let place = Place::Buffer(holders.len() as u32);
-            holders.push(Holder { ty: all, weight, read });
+            holders.push(Holder { ty: all, weight, read, updated: false });
             let (offset, strides) =
                 view.map_or_else(|| (0, dense(ty)), |(_, first, strides)| (*first, strides.clone()));
             operands.push(Operand { place, ty: ty.clone(), offset, strides });
         };
         inputs.iter().for_each(|i| hold(&i.ty, i.view.as_ref(), i.weight, true));
         outputs.iter().for_each(|ty| hold(ty, None, false, false));
-        let outputs = operands.split_off(inputs.len());
+        let mut outputs = operands.split_off(inputs.len());
+        // What the operator updates it updates in place, as in the plans of training.
+        for (o, output) in outputs.iter_mut().enumerate() {
+            if let Some(i) = op.updates(o) {
+                *output = operands[i].clone();
+                holders[i].updated = true;
+            }
+        }
         let call = Call { op: op.clone(), inputs: operands, outputs, at: at.into() };
         Ok(Self { calls: vec![call], holders })
     }
@@ -109,7 +118,7 @@ impl Lone {
         let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
         let outputs = op.infer(&types).map_err(|e| Error::Failed(format!("{at}: {}", e.0)))?;
         let outputs = outputs.iter().map(|ty| {
-            self.holders.push(Holder { ty: ty.clone(), weight: false, read: false });
+            self.holders.push(Holder { ty: ty.clone(), weight: false, read: false, updated: false });
             Operand {
                 place: Place::Buffer(self.holders.len() as u32 - 1),
                 ty: ty.clone(),
@@ -137,10 +146,11 @@ impl Lone {
                     Place::Buffer(b) => (flat(plan.buffers[b as usize].bytes / dtype.bytes(), dtype), false),
                 };
                 places.push(operand.place);
-                holders.push(Holder { ty, weight, read: false });
+                holders.push(Holder { ty, weight, read: false, updated: false });
                 places.len() - 1
             });
             holders[at].read |= i < reads;
+            holders[at].updated |= i >= reads && holders[at].read;
             operand.place = Place::Buffer(at as u32);
         }
         Self { calls: vec![call], holders }
@@ -193,13 +203,13 @@ impl Lone {
     }
 
     fn hold(&self, plan: &mut Plan, i: usize, name: &str, from: Inputs) -> Place {
-        let Holder { ty, weight, read } = &self.holders[i];
+        let Holder { ty, weight, read, updated } = &self.holders[i];
         if *weight && from == Inputs::Given {
             plan.weights.push(PlanWeight { name: name.into(), ty: ty.clone() });
             return Place::Weight(plan.weights.len() as u32 - 1);
         }
         // A number that a kernel is told has to be an input: then it is known without asking the device. Inputs are never of half precision.
-        let state = *read && ty.dtype != DType::I32 && (from == Inputs::Shared || ty.dtype.is_half());
+        let state = *read && ty.dtype != DType::I32 && (from == Inputs::Shared || ty.dtype.is_half() || *updated);
         let (region, end) = match state {
             true => (Region::State, &mut plan.state_bytes),
             false => (Region::Persistent, &mut plan.persistent_bytes),

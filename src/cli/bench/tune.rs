@@ -130,21 +130,25 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     })?;
     let effort = effort(&gpu, Duration::from_millis(args.time), args.rotate);
     let count = found.len();
-    let tried = tuning::tune(&gpu, &found, effort, args.budget.map(Duration::from_secs), |i, tried| {
-        log::note(&format!("{}/{count} {}", i + 1, line(tried)))
-    })?;
     let mut tuned = Tuned::new(&device.name, &target, &today(), concat!("ccl ", env!("CARGO_PKG_VERSION")));
-    let done = tried.len();
-    tuned.problems = tried;
+    let mut old = None;
     if path.exists() {
         match Tuned::load(&path) {
-            Ok(old) if old.device == tuned.device => tuned.keep(old),
-            Ok(old) => tracing::warn!("{}: is of {} and is written anew", path.display(), old.device),
+            Ok(found) if found.device == tuned.device => old = Some(found),
+            Ok(found) => tracing::warn!("{}: is of {} and is written anew", path.display(), found.device),
             Err(e) => tracing::warn!("{e}; it is written anew"),
         }
     }
-    tuned.save(&path)?;
-    let problems = &tuned.problems[..done];
+    // Written after every problem: what ends the run early loses nothing.
+    let problems = tuning::tune(&gpu, &found, effort, args.budget.map(Duration::from_secs), |done| {
+        if let Some(last) = done.last() {
+            log::note(&format!("{}/{count} {}", done.len(), line(last)));
+        }
+        tuned.problems = done.to_vec();
+        old.iter().for_each(|old| tuned.keep(old.clone()));
+        Ok(tuned.save(&path)?)
+    })?;
+    let (problems, done) = (problems.as_slice(), problems.len());
     if json {
         let report = Report { device: &device.name, backend: gpu.name(), file: Some(&path), problems };
         return crate::cli::print_json(&report);

@@ -225,18 +225,19 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let mut bias = None;
     if let Some(i) = parts.bias {
         let (slot, operand) = (args.input(i)?, args.operand(i));
-        bias = Some(Columns { slot, wide: wide(operand.offset, &[]) && operand.strides == [1] });
+        bias = Some(Columns { slot, wide: wide(operand.offset, &[]) && operand.strides == [1], fixed: true });
         Walk { offset: operand.offset, strides: operand.strides.clone() }.push(&mut args, &[parts.n], 0)?;
     }
     let mut extras: Vec<Columns> = Vec::new();
     for (i, extra) in parts.extras.iter().enumerate() {
         let steps = [&extra.batches[..], &extra.outer].concat();
         let wide = extra.inner == 1 && wide(extra.offset, &steps);
-        extras.push(Columns { slot: args.input(parts.fixed + i)?, wide });
+        let fixed = extra.outer.iter().all(|&step| step == 0);
+        extras.push(Columns { slot: args.input(parts.fixed + i)?, wide, fixed });
         extra.push(&mut args, &parts.batches, &parts.rows, parts.n)?;
     }
     let first = args.result(0).offset + parts.first;
-    let output = Columns { slot: args.output(0)?, wide: wide(first, &[]) };
+    let output = Columns { slot: args.output(0)?, wide: wide(first, &[]), fixed: false };
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
     let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);

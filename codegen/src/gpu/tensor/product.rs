@@ -52,6 +52,8 @@ pub struct Columns {
     pub slot: Slot,
     /// Whether columns are neighbours in memory, aligned and whole by eights.
     pub wide: bool,
+    /// Whether every row of a product has the same.
+    pub fixed: bool,
 }
 
 /// How a product is cut.
@@ -65,17 +67,6 @@ pub struct ProductTile {
     pub warps: [u32; 2],
     /// Tiles of the depth that are in shared memory or on their way.
     pub stages: u32,
-    /// Cubes that share the columns that the copy engine brings.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub cluster: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn is_one(n: &u32) -> bool {
-    *n == 1
 }
 
 /// Depth of a tile: a line of 128 bytes.
@@ -97,8 +88,7 @@ impl ProductTile {
         if !self.is_bulk() {
             return rows.saturating_mul(columns);
         }
-        let clusters = rows.div_ceil(self.cluster.into()).saturating_mul(columns);
-        clusters.min((multiprocessors as u64 / u64::from(self.cluster)).max(1)) * u64::from(self.cluster)
+        rows.saturating_mul(columns).min(multiprocessors as u64)
     }
 
     /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp.
@@ -152,11 +142,6 @@ impl TensorProduct {
         let mut kernel = include_str!("product.cuh");
         if tile.is_bulk() {
             kernel = include_str!("product_bulk.cuh");
-            p.define("CLUSTER", tile.cluster);
-            p.define(
-                "CLUSTER_DIMS",
-                if tile.cluster == 1 { String::new() } else { format!("__cluster_dims__({}, 1, 1)", tile.cluster) },
-            );
             p.map("a_map");
             p.map("b_map");
         }
@@ -180,18 +165,21 @@ impl TensorProduct {
             };
             TensorMap { buffer: factor.slot.index as usize, half, first, extents, stride, tile: [DEPTH, lines] }
         };
-        vec![map(&self.a, at_a, 1, self.tile.sides[0]), map(&self.b, at_b, 2, self.tile.sides[1] / self.tile.cluster)]
+        vec![map(&self.a, at_a, 1, self.tile.sides[0]), map(&self.b, at_b, 2, self.tile.sides[1])]
     }
 
-    /// What brings eight sums of a row to an end: what the epilogue needs besides, and the functions that read that, and that compute and store.
+    /// What brings eight sums of a row to an end: what the epilogue needs besides, for all rows and for one, and the functions that read that, and
+    /// that compute and store.
     fn ends(&self) -> [String; 2] {
         let arguments = "const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there";
-        let (mut members, mut reads) = (String::new(), String::new());
+        // Of all rows, then of one.
+        let (mut members, mut reads) = ([String::new(), String::new()], [String::new(), String::new()]);
         let mut read = |name: &str, columns: Columns, first: String, step: String| {
+            let of = usize::from(!columns.fixed);
             // Writing to a string cannot fail.
-            let _ = write!(members, " float {name}[8];");
+            let _ = write!(members[of], " float {name}[8];");
             let from = format!("{} + {first} + column * {step}", input(columns.slot));
-            let _ = writeln!(reads, "  read8<{}>({from}, {step}, there, extras.{name});", columns.wide);
+            let _ = writeln!(reads[of], "  read8<{}>({from}, {step}, there, extras.{name});", columns.wide);
         };
         if let Some(bias) = self.bias {
             read("bias", bias, "sizes[AT_BIAS]".into(), "sizes[AT_BIAS + 1]".into());
@@ -204,18 +192,23 @@ impl TensorProduct {
             );
             read(&format!("x{e}"), extra, first, format!("sizes[{at} + EXTRA_SIZES - 1]"));
         }
-        let more: String = (0..self.extras.len()).map(|e| format!(", extras.x{e}[i]")).collect();
-        let bias = if self.bias.is_some() { " + extras.bias[i]" } else { "" };
+        let from = |columns: &Columns| if columns.fixed { "fixed" } else { "extras" };
+        let more: String =
+            self.extras.iter().enumerate().map(|(e, extra)| format!(", {}.x{e}[i]", from(extra))).collect();
+        let bias = if self.bias.is_some() { " + fixed.bias[i]" } else { "" };
         let out =
             format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
+        let [fixed, extras] = reads;
         let functions = format!(
-            "__device__ __forceinline__ void fetch8({arguments}, Extras& extras) {{\n{reads}}}\n\
-             __device__ __forceinline__ void store8({arguments}, const Extras& extras, float (&sums)[8]) {{\n  \
-             float result[8];\n#pragma unroll\n  \
+            "__device__ __forceinline__ void fetch8({arguments}, Fixed& extras) {{\n{fixed}}}\n\
+             __device__ __forceinline__ void fetch8({arguments}, Extras& extras) {{\n{extras}}}\n\
+             __device__ __forceinline__ void store8({arguments}, const Fixed& fixed, const Extras& extras, \
+             float (&sums)[8]) {{\n  float result[8];\n#pragma unroll\n  \
              for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{more});\n  \
              write8<{}>({out}, there, result);\n}}\n",
             self.output.wide
         );
-        [format!("struct Extras {{{members} }};\n"), functions]
+        let [fixed, extras] = members;
+        [format!("struct Fixed {{{fixed} }};\nstruct Extras {{{extras} }};\n"), functions]
     }
 }

@@ -2,8 +2,8 @@
 //
 // A cube has as many sets of four warps as BM has 64 rows, and four warps more, one thread of which asks for tiles: STAGES of them are in shared
 // memory or on their way, each with a barrier that counts its bytes and one that counts the warps that have read it. Cubes stay for all tiles of the
-// result that are theirs, so that the next tile comes while this one's sums leave. CLUSTER cubes with rows below one another share columns: each asks
-// for its part of them and has it sent to all. Sizes are those of `kernels::product`, with one batch.
+// result that are theirs, so that the next tile comes while this one's sums leave. Sizes are those of `kernels::product`, with one batch.
+// Two cubes that share columns and have them sent to both (multicast) were no faster on an H200.
 
 constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1);
 static_assert(MI == 1 && WARPS_N == 1 && SETS == 2, "four warps have 64 whole rows, and registers are dealt out for two sets");
@@ -24,43 +24,10 @@ __device__ __forceinline__ void barrier_wait(u32 at, u32 parity) {
 __device__ __forceinline__ void barrier_expect(u32 at, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
-// Tells the same barrier of a cube of the cluster.
-__device__ __forceinline__ void barrier_tell(u32 at, u32 cube) {
-#if CLUSTER == 1
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-#else
-  asm volatile(
-      "{\n.reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(at), "r"(cube) : "memory");
-#endif
-}
-// A box of a tensor, to this cube or to all cubes of the cluster.
+__device__ __forceinline__ void barrier_tell(u32 at) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory"); }
+// A box of a matrix.
 __device__ __forceinline__ void bring(u32 to, const TensorMap& map, u32 inner, u32 outer, u32 barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(&map), "r"(inner), "r"(outer), "r"(barrier) : "memory");
-}
-__device__ __forceinline__ void bring_to_all(u32 to, const TensorMap& map, u32 inner, u32 outer, u32 barrier) {
-#if CLUSTER == 1
-  bring(to, map, inner, outer, barrier);
-#else
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(&map), "r"(inner), "r"(outer), "r"(barrier), "h"(half_t((1 << CLUSTER) - 1)) : "memory");
-#endif
-}
-__device__ __forceinline__ u32 cluster_rank() {
-#if CLUSTER == 1
-  return 0;
-#else
-  u32 rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-#endif
-}
-__device__ __forceinline__ void cluster_meet() {
-#if CLUSTER == 1
-  __syncthreads();
-#else
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
 }
 
 // A place in the ring of stages, and how often it was gone round.
@@ -76,36 +43,35 @@ struct Ring {
 // column by column.
 struct Part {
   u32 first_row, first_column;
-  __device__ __forceinline__ Part(u32 number, u32 bands, u32 column_tiles, u32 rank) {
-    constexpr u32 HEIGHT = GROUP / CLUSTER;
-    const u32 group = number / (HEIGHT * column_tiles), in_group = number % (HEIGHT * column_tiles), height = min(HEIGHT, bands - group * HEIGHT);
-    first_row = ((group * HEIGHT + in_group % height) * CLUSTER + rank) * BM;
+  __device__ __forceinline__ Part(u32 number, u32 row_tiles, u32 column_tiles) {
+    const u32 group = number / (GROUP * column_tiles), in_group = number % (GROUP * column_tiles);
+    const u32 height = min(u32(GROUP), row_tiles - group * GROUP);
+    first_row = (group * GROUP + in_group % height) * BM;
     first_column = in_group / height * BN;
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_DIMS universal(PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
-  const u32 k = sizes[3], column_tiles = sizes[5], bands = (sizes[4] + CLUSTER - 1) / CLUSTER;
-  const u32 steps = (k + BK - 1) / BK, parts = bands * column_tiles, rank = cluster_rank();
+  const u32 row_tiles = sizes[4], column_tiles = sizes[5], parts = row_tiles * column_tiles, steps = (sizes[3] + BK - 1) / BK;
   const u32 shared = shared_address(memory), full = shared + BARRIERS_AT, empty = full + STAGES * 8;
   const u32 set = threadIdx.x / 128;
   if (threadIdx.x == 0) {
     for (int s = 0; s < STAGES; s++) {
       barrier_init(full + s * 8, 1);
-      barrier_init(empty + s * 8, SETS * 4 * CLUSTER);
+      barrier_init(empty + s * 8, SETS * 4);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  cluster_meet();
+  __syncthreads();
   Ring ring;
   if (set == SETS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == SETS * 128) {
-      for (u32 number = blockIdx.x / CLUSTER; number < parts; number += gridDim.x / CLUSTER) {
-        const Part part(number, bands, column_tiles, rank);
+      for (u32 number = blockIdx.x; number < parts; number += gridDim.x) {
+        const Part part(number, row_tiles, column_tiles);
         for (u32 step = 0; step < steps; step++, ring.next()) {
           const u32 a_at = shared + ring.stage * STAGE_BYTES, b_at = a_at + A_BYTES, there = full + ring.stage * 8;
           barrier_wait(empty + ring.stage * 8, ring.phase ^ 1);
@@ -116,26 +82,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_DIMS universal(
 #pragma unroll
             for (int i = 0; i < BM / 64; i++) bring(a_at + i * BK * 128, a_map, part.first_row + i * 64, step * BK, there);
           }
-          // This cube's part of the columns.
           if constexpr (B_ALONG) {
-            bring_to_all(b_at + rank * (B_BYTES / CLUSTER), b_map, step * BK, part.first_column + rank * (BN / CLUSTER), there);
+            bring(b_at, b_map, step * BK, part.first_column, there);
           } else {
 #pragma unroll
-            for (int i = 0; i < BN / 64 / CLUSTER; i++) {
-              const u32 block = rank * (BN / 64 / CLUSTER) + i;
-              bring_to_all(b_at + block * BK * 128, b_map, part.first_column + block * 64, step * BK, there);
-            }
+            for (int i = 0; i < BN / 64; i++) bring(b_at + i * BK * 128, b_map, part.first_column + i * 64, step * BK, there);
           }
         }
       }
     }
-    __syncwarp();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const u32 warp = threadIdx.x / 32;
     float* strip = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
-    for (u32 number = blockIdx.x / CLUSTER; number < parts; number += gridDim.x / CLUSTER) {
-      const Part part(number, bands, column_tiles, rank);
+    for (u32 number = blockIdx.x; number < parts; number += gridDim.x) {
+      const Part part(number, row_tiles, column_tiles);
       float sums[NI][4];
 #pragma unroll
       for (int j = 0; j < NI; j++)
@@ -151,17 +112,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) CLUSTER_DIMS universal(
         products_end();
         // The products of the tile before are done: its place is free.
         products_wait<1>();
-        if (step > 0 && threadIdx.x % 32 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 32);
+        if (step > 0 && threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
         before = ring.stage;
       }
       products_wait<0>();
       products_there(sums);
-      if (threadIdx.x % 32 < CLUSTER) barrier_tell(empty + before * 8, threadIdx.x % 32);
+      if (threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
 #pragma unroll
       for (int c = 0; c < BN; c += STRIP)
         finish<STRIP, PITCH, 4>(sums, c / 8, strip, buffers, sizes, 0, part.first_row + warp * 16, part.first_column + c);
     }
   }
-  // Nobody leaves while others may still send to it.
-  cluster_meet();
 }

@@ -208,18 +208,16 @@ impl AttentionTile {
 
 /// The tiles of a product, largest first.
 pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ {
-    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages, cluster: 1 };
+    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages };
     let group = |sides: [u32; 2], stages| {
         let warps = [sides[0] / 16, 1];
-        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages, cluster: 1 }
+        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages }
     };
-    let bulk = |sides, stages, cluster| ProductTile { cores: TensorCores::Bulk, cluster, ..group(sides, stages) };
+    let bulk = |sides, stages| ProductTile { cores: TensorCores::Bulk, ..group(sides, stages) };
     let all = [
-        bulk([128, 256], 4, 1),
-        bulk([128, 256], 4, 2),
-        bulk([128, 192], 4, 2),
-        bulk([128, 128], 6, 1),
-        bulk([128, 128], 6, 2),
+        bulk([128, 256], 4),
+        bulk([128, 192], 4),
+        bulk([128, 128], 6),
         group([128, 256], 4),
         group([128, 192], 4),
         group([128, 128], 4),

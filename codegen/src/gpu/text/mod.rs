@@ -159,6 +159,12 @@ pub(in crate::gpu) const FUNCTIONS: &str = "\
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float hyperbolic(float x) { return 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x)); }
 __device__ __forceinline__ float gelu_inner(float x) { return 0.7978846f * (x + 0.044715f * x * x * x); }
+// 0.5 x (1 + tanh(inner)) = x / (1 + e^(-2 inner)), with the exponential's base and all factors as one polynomial.
+__device__ __forceinline__ float gelu(float x) {
+  float e;
+  asm(\"ex2.approx.ftz.f32 %0, %1;\" : \"=f\"(e) : \"f\"(x * (-2.3022082f - 0.10294324f * x * x)));
+  return __fdividef(x, 1.0f + e);
+}
 ";
 
 /// A program as C: a function `program` of `inputs` numbers.
@@ -194,7 +200,7 @@ fn unary(kind: UnaryKind, x: &str) -> String {
         UnaryKind::Neg => format!("-{x}"),
         UnaryKind::Exp => format!("expf({x})"),
         UnaryKind::Silu => format!("{x} * sigmoid({x})"),
-        UnaryKind::GeluTanh => format!("0.5f * {x} * (1.0f + hyperbolic(gelu_inner({x})))"),
+        UnaryKind::GeluTanh => format!("gelu({x})"),
         UnaryKind::GeluErf => format!("0.5f * {x} * (1.0f + erff({x} * 0.70710677f))"),
         UnaryKind::SiluGrad => format!("sigmoid({x}) * (1.0f + {x} * (1.0f - sigmoid({x})))"),
         UnaryKind::GeluTanhGrad => format!(
