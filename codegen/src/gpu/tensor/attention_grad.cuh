@@ -8,33 +8,56 @@ constexpr int KEPT = WARPS_KEPT * 16, WALKED = WARPS_WALKED * WALK;
 constexpr int CHUNKS = DIM / 8, DEPTHS = DIM / 16, COLUMNS = DIM / 8, OTHERS = WALK / 8;
 constexpr int KEPT_BYTES = KEPT * DIM * 2, TILE_BYTES = WALKED * DIM * 2;
 constexpr int RESULT = LEADING + 6 * LEAD, GRADIENT = RESULT + 3, SUMS = GRADIENT + 3;
-// Queries of which log-sum-exp and the sum of result times gradient are kept in shared memory.
-constexpr int STATISTICS = OF_QUERIES ? KEPT : WALKED;
+// Queries of which log-sum-exp and the sum of result times gradient are kept in shared memory: of walked ones those of two tiles, so that a warp
+// writes the next tile's while others read this one's.
+constexpr int STATISTICS = OF_QUERIES ? KEPT : WALKED, STAGES = OF_QUERIES ? 1 : 2;
+// Lanes that share a row of the gradient: their accesses of shared memory meet no bank twice.
+constexpr int LANES = CHUNKS < 8 ? CHUNKS : 8;
 
-// For the queries `first .. end`: the log-sum-exp in powers of two, and behind all of them the sum of result times gradient.
-__device__ __forceinline__ void statistics(float* to, const Buffers& buffers, const u32* sizes, u32 batch, u32 head, u32 first, u32 end) {
-  constexpr int LANES = 4;
-  const half_t* results = O_BUFFER + base<RESULT, 4>(sizes, batch, head);
-  const half_t* gradients = G_BUFFER + base<GRADIENT, 5>(sizes, batch, head);
-  for (int i = threadIdx.x / LANES; i < STATISTICS; i += THREADS / LANES) {
-    const u32 query = first + i;
-    float sum = 0.0f, lse = 0.0f;
-    if (query < end) {
-      const half_t *o = results + query * sizes[RESULT + 1], *g = gradients + query * sizes[GRADIENT + 1];
+// The result's rows of some queries and their log-sum-exp, on the way in registers while the gradient's rows are on the way to shared memory.
+// A thread has the chunks that `Source::tile` with as many LANES lets it copy: it needs to wait for its own copies only.
+struct Results {
+  static constexpr int STEP = THREADS / LANES, ROUNDS = (STATISTICS + STEP - 1) / STEP, PIECES = CHUNKS / LANES;
+  static_assert(ROUNDS <= LANES, "a lane has one log-sum-exp");
+  uint4 rows[ROUNDS][PIECES];
+  float lse; // of the round that this lane writes down
+
+  // Fetches those of the queries `first .. end`.
+  __device__ __forceinline__ void fetch(const Buffers& buffers, const u32* sizes, u32 batch, u32 head, u32 first, u32 end) {
+    const half_t* results = O_BUFFER + base<RESULT, 4>(sizes, batch, head) + threadIdx.x % LANES * 8;
+    const auto* sums = LSE_BUFFER + (batch * sizes[HEADS] + head) * sizes[QUERIES] + sizes[SUMS];
 #pragma unroll
-      for (int d = threadIdx.x % LANES * 8; d < DIM; d += LANES * 8) {
-        float x[8], y[8];
-        take8(o + d, x);
-        take8(g + d, y);
+    for (int i = 0; i < ROUNDS; i++) {
+      const u32 row = threadIdx.x / LANES + i * STEP, query = first + row;
+      const bool there = row < STATISTICS && query < end;
 #pragma unroll
-        for (int e = 0; e < 8; e++) sum = fmaf(x[e], y[e], sum);
-      }
-      lse = to_float(LSE_BUFFER[(batch * sizes[HEADS] + head) * sizes[QUERIES] + query + sizes[SUMS]]) * LOG2E;
+      for (int k = 0; k < PIECES; k++)
+        rows[i][k] = there ? *reinterpret_cast<const uint4*>(results + query * sizes[RESULT + 1] + k * LANES * 8) : make_uint4(0, 0, 0, 0);
+      if (threadIdx.x % LANES == i) lse = there ? to_float(sums[query]) : 0.0f;
     }
-    sum = sum_of_four(sum);
-    if (threadIdx.x % LANES == 0) to[i] = lse, to[STATISTICS + i] = sum;
   }
-}
+
+  // Puts for each query the log-sum-exp in powers of two and the sum of result times gradient, whose rows are at `gradients`, to `to`.
+  __device__ __forceinline__ void put(float2* to, u32 gradients) const {
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+      const u32 row = threadIdx.x / LANES + i * STEP;
+      float sum = 0.0f;
+#pragma unroll
+      for (int k = 0; k < PIECES; k++) {
+        if (row >= STATISTICS) continue;
+        u32 g[4];
+        const u32 o[4] = {rows[i][k].x, rows[i][k].y, rows[i][k].z, rows[i][k].w};
+        shared_words(g, gradients + swizzled_across<CHUNKS, STATISTICS>(row, threadIdx.x % LANES + k * LANES));
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum = fmaf(high(o[e]), high(g[e]), fmaf(low(o[e]), low(g[e]), sum));
+      }
+#pragma unroll
+      for (int lanes = LANES / 2; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
+      if (threadIdx.x % LANES == i && row < STATISTICS) to[row] = make_float2(lse * LOG2E, sum);
+    }
+  }
+};
 
 // The keys that one query sees.
 __device__ __forceinline__ Group of_query(const Buffers& buffers, const u32* sizes, u32 query) {
@@ -145,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   if (OF_KEYS) met_queries(buffers, sizes, first, min(first + KEPT, length), from, to);
 
   const u32 kept = shared_address(memory), walked = kept + 2 * KEPT_BYTES;
-  float* const stats = reinterpret_cast<float*>(memory + 2 * KEPT_BYTES + 4 * TILE_BYTES);
+  float2* const stats = reinterpret_cast<float2*>(memory + 2 * KEPT_BYTES + 4 * TILE_BYTES);
   // The kept rows.
   Source kept_rows[2];
   kept_rows[0].tokens = kept_rows[1].tokens = 0;
@@ -161,9 +184,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     kept_rows[1].run = KEPT_1 + sizes[CV] + head * sizes[CV + 2], kept_rows[1].stride = sizes[CV + 1];
   }
   kept_rows[0].tile<THREADS, KEPT>(kept, first, end);
-  kept_rows[1].tile<THREADS, KEPT>(kept + KEPT_BYTES, first, end);
+  kept_rows[1].tile<THREADS, KEPT, OF_QUERIES ? LANES : CHUNKS>(kept + KEPT_BYTES, first, end);
   copies_end();
-  if constexpr (OF_QUERIES) statistics(stats, buffers, sizes, entry, head, first, end);
+  Results results;
+  if constexpr (OF_QUERIES) results.fetch(buffers, sizes, entry, head, first, end);
 
   float result[COLUMNS][4] = {}, values[COLUMNS][4] = {};
   // Context tokens meet the queries of every batch entry, in their order.
@@ -188,23 +212,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     const u32 steps = to > from ? (to - from + WALKED - 1) / WALKED : 0;
     // Every warp has done with the tiles of the turn before.
     __syncthreads();
-    if (steps > 0) of[0].tile<THREADS, WALKED>(walked, from, to), of[1].tile<THREADS, WALKED>(walked + TILE_BYTES, from, to);
+    if (steps > 0) {
+      of[0].tile<THREADS, WALKED>(walked, from, to);
+      of[1].tile<THREADS, WALKED, OF_QUERIES ? CHUNKS : LANES>(walked + TILE_BYTES, from, to);
+      if constexpr (!OF_QUERIES) results.fetch(buffers, sizes, batch, head, from, to);
+    }
     copies_end();
+    if constexpr (OF_QUERIES) {
+      copies_wait<1>();
+      results.put(stats, kept + KEPT_BYTES);
+    }
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
       const u32 start = from + step * WALKED, stage = walked + step % 2 * (2 * TILE_BYTES), other = walked + (step + 1) % 2 * (2 * TILE_BYTES);
+      const float2* const told = stats + step % STAGES * STATISTICS;
       copies_wait<0>();
+      if constexpr (!OF_QUERIES) results.put(stats + step % STAGES * STATISTICS, stage + TILE_BYTES);
       // This tile is there, and all warps have done with the one before it.
       __syncthreads();
       if (step + 1 < steps) {
         of[0].tile<THREADS, WALKED>(other, start + WALKED, to);
-        of[1].tile<THREADS, WALKED>(other + TILE_BYTES, start + WALKED, to);
+        of[1].tile<THREADS, WALKED, OF_QUERIES ? CHUNKS : LANES>(other + TILE_BYTES, start + WALKED, to);
+        if constexpr (!OF_QUERIES) results.fetch(buffers, sizes, batch, head, start + WALKED, to);
       }
       copies_end();
-      if constexpr (!OF_QUERIES) {
-        statistics(stats, buffers, sizes, batch, head, start, to);
-        __syncthreads();
-      }
       float score[OTHERS][4], slope[OTHERS][4];
       dots(score, kept, stage, row, set * WALK);
       dots(slope, kept + KEPT_BYTES, stage + TILE_BYTES, row, set * WALK);
@@ -229,9 +260,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
             }
           }
           hidden = hidden || term < HIDDEN;
-          const float p = hidden ? 0.0f : power(fmaf(score[j][e], SCALE * LOG2E, term * LOG2E - stats[query]));
+          const float p = hidden ? 0.0f : power(fmaf(score[j][e], SCALE * LOG2E, term * LOG2E - told[query].x));
           // Of a pair that is hidden nothing is read: its score may be anything.
-          slope[j][e] = hidden ? 0.0f : p * (slope[j][e] - stats[STATISTICS + query]) * SCALE;
+          slope[j][e] = hidden ? 0.0f : p * (slope[j][e] - told[query].y) * SCALE;
           score[j][e] = p;
         }
       }

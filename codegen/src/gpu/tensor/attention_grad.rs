@@ -35,10 +35,11 @@ impl GradTile {
         32 * self.warps_kept * self.warps_walked
     }
 
-    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice, two numbers a query.
+    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice, two numbers a query (of walked
+    /// ones twice).
     pub fn shared_bytes(&self, dim: u32) -> u32 {
         let walked = self.warps_walked * self.walk;
-        4 * dim * (self.kept() + 2 * walked) + 8 * self.kept().max(walked)
+        4 * dim * (self.kept() + 2 * walked) + 8 * self.kept().max(2 * walked)
     }
 
     /// The tile for so many rows that are kept; `None` where the target has no room for it.
@@ -84,7 +85,6 @@ impl TensorAttentionGrad {
             ("WALKED_0", self.walked[0]),
             ("WALKED_1", self.walked[1]),
             ("O_BUFFER", self.o),
-            ("G_BUFFER", self.g),
             ("LSE_BUFFER", self.lse),
         ] {
             p.input(name, slot);
