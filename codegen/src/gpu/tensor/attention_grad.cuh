@@ -11,6 +11,8 @@ constexpr int RESULT = LEADING + 6 * LEAD, GRADIENT = RESULT + 3, SUMS = GRADIEN
 // Queries of which log-sum-exp and the sum of result times gradient are kept in shared memory: of walked ones those of two tiles, so that a warp
 // writes the next tile's while others read this one's.
 constexpr int STATISTICS = OF_QUERIES ? KEPT : WALKED, STAGES = OF_QUERIES ? 1 : 2;
+// Whether the queries that keys walk through see different ones of them: which, is written beside the statistics.
+constexpr bool PARTED = OF_KEYS && KEYS_ARE != KEYS_ALL;
 // Lanes that share a row of the gradient: their accesses of shared memory meet no bank twice.
 constexpr int LANES = CHUNKS < 8 ? CHUNKS : 8;
 
@@ -69,6 +71,14 @@ __device__ __forceinline__ Group of_query(const Buffers& buffers, const u32* siz
   index = min(query, sizes[QUERIES]) * sizes[GROUPS] / sizes[QUERIES];
 #endif
   return group_of(sizes, index, COUNT_OF(sizes));
+}
+
+// Writes down which keys the queries of a tile from `first` on see: where they begin, how many they are, how often the first and the last count.
+__device__ __forceinline__ void see(uint4* to, const Buffers& buffers, const u32* sizes, u32 first) {
+  static_assert(WALKED <= THREADS, "a thread has one query");
+  if (threadIdx.x >= WALKED) return;
+  const Group seen = of_query(buffers, sizes, first + threadIdx.x);
+  to[threadIdx.x] = make_uint4(seen.key, seen.keys, seen.first, seen.last);
 }
 
 // From which query to which (behind the last) the keys `first .. end` may be seen: those between see one of them or none.
@@ -169,6 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 
   const u32 kept = shared_address(memory), walked = kept + 2 * KEPT_BYTES;
   float2* const stats = reinterpret_cast<float2*>(memory + 2 * KEPT_BYTES + 4 * TILE_BYTES);
+  uint4* const seen = reinterpret_cast<uint4*>(stats + STAGES * STATISTICS);
   // The kept rows.
   Source kept_rows[2];
   kept_rows[0].tokens = kept_rows[1].tokens = 0;
@@ -216,6 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       of[0].tile<THREADS, WALKED>(walked, from, to);
       of[1].tile<THREADS, WALKED, OF_QUERIES ? CHUNKS : LANES>(walked + TILE_BYTES, from, to);
       if constexpr (!OF_QUERIES) results.fetch(buffers, sizes, batch, head, from, to);
+      if constexpr (PARTED) see(seen, buffers, sizes, from);
     }
     copies_end();
     if constexpr (OF_QUERIES) {
@@ -225,15 +237,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
       const u32 start = from + step * WALKED, stage = walked + step % 2 * (2 * TILE_BYTES), other = walked + (step + 1) % 2 * (2 * TILE_BYTES);
-      const float2* const told = stats + step % STAGES * STATISTICS;
+      float2* const told = stats + step % STAGES * STATISTICS;
+      const uint4* const met_keys = seen + step % STAGES * WALKED;
       copies_wait<0>();
-      if constexpr (!OF_QUERIES) results.put(stats + step % STAGES * STATISTICS, stage + TILE_BYTES);
+      if constexpr (!OF_QUERIES) results.put(told, stage + TILE_BYTES);
       // This tile is there, and all warps have done with the one before it.
       __syncthreads();
       if (step + 1 < steps) {
         of[0].tile<THREADS, WALKED>(other, start + WALKED, to);
         of[1].tile<THREADS, WALKED, OF_QUERIES ? CHUNKS : LANES>(other + TILE_BYTES, start + WALKED, to);
         if constexpr (!OF_QUERIES) results.fetch(buffers, sizes, batch, head, start + WALKED, to);
+        // Those of the tile before were read before the barrier.
+        if constexpr (PARTED) see(seen + (step + 1) % STAGES * WALKED, buffers, sizes, start + WALKED);
       }
       copies_end();
       float score[OTHERS][4], slope[OTHERS][4];
@@ -252,11 +267,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
               if (!hidden) term = term_of(buffers, sizes, group, batch, met, tokens);
             }
           } else if constexpr (OF_KEYS) {
-            const Group seen = of_query(buffers, sizes, met);
-            const u32 key = first + mine;
-            hidden = hidden || key < seen.key || key >= seen.key + seen.keys;
+            Group sees = group;
+            if constexpr (PARTED) {
+              const uint4 keys = met_keys[column];
+              sees.key = keys.x, sees.keys = keys.y, sees.first = keys.z, sees.last = keys.w;
+            }
+            // Before the first key it is beyond all counts.
+            const u32 key = first + mine - sees.key;
+            hidden = hidden || key >= sees.keys;
             if constexpr (HAS_TERMS) {
-              if (!hidden) term = term_of(buffers, sizes, seen, batch, key - seen.key + tokens, tokens);
+              if (!hidden) term = term_of(buffers, sizes, sees, batch, key + tokens, tokens);
             }
           }
           hidden = hidden || term < HIDDEN;
