@@ -21,10 +21,10 @@ constexpr int LANES = CHUNKS < 8 ? CHUNKS : 8;
 struct Results {
   static constexpr int STEP = THREADS / LANES, ROUNDS = (STATISTICS + STEP - 1) / STEP, PIECES = CHUNKS / LANES;
   static_assert(ROUNDS <= LANES, "a lane has one log-sum-exp");
-  uint4 rows[ROUNDS][PIECES];
-  float lse; // of the round that this lane writes down
+  uint4 rows[ROUNDS][PIECES] = {};
+  float lse = 0.0f; // of the round that this lane writes down
 
-  // Fetches those of the queries `first .. end`.
+  // Fetches those of the queries `first .. end`. Behind them there is anything: those pairs are hidden, or their sums are not stored.
   __device__ __forceinline__ void fetch(const Buffers& buffers, const u32* sizes, u32 batch, u32 head, u32 first, u32 end) {
     const half_t* results = O_BUFFER + base<RESULT, 4>(sizes, batch, head) + threadIdx.x % LANES * 8;
     const auto* sums = LSE_BUFFER + (batch * sizes[HEADS] + head) * sizes[QUERIES] + sizes[SUMS];
@@ -34,8 +34,8 @@ struct Results {
       const bool there = row < STATISTICS && query < end;
 #pragma unroll
       for (int k = 0; k < PIECES; k++)
-        rows[i][k] = there ? *reinterpret_cast<const uint4*>(results + query * sizes[RESULT + 1] + k * LANES * 8) : make_uint4(0, 0, 0, 0);
-      if (threadIdx.x % LANES == i) lse = there ? to_float(sums[query]) : 0.0f;
+        if (there) rows[i][k] = *reinterpret_cast<const uint4*>(results + query * sizes[RESULT + 1] + k * LANES * 8);
+      if (there && threadIdx.x % LANES == i) lse = to_float(sums[query]);
     }
   }
 
@@ -254,12 +254,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       float score[OTHERS][4], slope[OTHERS][4];
       dots(score, kept, stage, row, set * WALK);
       dots(slope, kept + KEPT_BYTES, stage + TILE_BYTES, row, set * WALK);
+      // Log-sum-exp and sum of two queries: of both rows, or below of both columns.
+      float4 both = {};
+      if constexpr (OF_QUERIES) {
+        const float2 a = told[row + lane / 4], b = told[row + lane / 4 + 8];
+        both = make_float4(a.x, a.y, b.x, b.y);
+      }
 #pragma unroll
       for (int j = 0; j < OTHERS; j++) {
+        if constexpr (!OF_QUERIES) both = *reinterpret_cast<const float4*>(told + set * WALK + j * 8 + lane % 4 * 2);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
+          const bool second = OF_QUERIES ? e / 2 : e % 2;
           const u32 mine = row + lane / 4 + e / 2 * 8, column = set * WALK + j * 8 + lane % 4 * 2 + e % 2, met = start + column;
-          const u32 query = OF_QUERIES ? mine : column;
           float term = 0.0f;
           bool hidden = met >= to;
           if constexpr (OF_QUERIES) {
@@ -280,9 +287,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
             }
           }
           hidden = hidden || term < HIDDEN;
-          const float p = hidden ? 0.0f : power(fmaf(score[j][e], SCALE * LOG2E, term * LOG2E - told[query].x));
+          const float p = hidden ? 0.0f : power(fmaf(score[j][e], SCALE * LOG2E, term * LOG2E - (second ? both.z : both.x)));
           // Of a pair that is hidden nothing is read: its score may be anything.
-          slope[j][e] = hidden ? 0.0f : p * (slope[j][e] - told[query].y) * SCALE;
+          slope[j][e] = hidden ? 0.0f : p * (slope[j][e] - (second ? both.w : both.y)) * SCALE;
           score[j][e] = p;
         }
       }
