@@ -13,6 +13,9 @@ constexpr int RESULT = LEADING + 6 * LEAD, GRADIENT = RESULT + 3, SUMS = GRADIEN
 constexpr int STATISTICS = OF_QUERIES ? KEPT : WALKED, STAGES = OF_QUERIES ? 1 : 2;
 // Whether the queries that keys walk through see different ones of them: which, is written beside the statistics.
 constexpr bool PARTED = OF_KEYS && KEYS_ARE != KEYS_ALL;
+// Whether a warp holds its kept rows in registers: it reads only walked ones from shared memory then.
+constexpr bool HOLDS = OF_QUERIES;
+constexpr int FACTORS = HOLDS ? DEPTHS : 1;
 // Lanes that share a row of the gradient: their accesses of shared memory meet no bank twice.
 constexpr int LANES = CHUNKS < 8 ? CHUNKS : 8;
 
@@ -102,8 +105,14 @@ __device__ __forceinline__ void met_queries(const Buffers& buffers, const u32* s
 #endif
 }
 
-// Products of this warp's kept rows at `kept` with the walked rows at `walked`.
-__device__ __forceinline__ void dots(float (&sums)[OTHERS][4], u32 kept, u32 walked, u32 row, u32 other) {
+// A warp's kept rows as left factors of a product, for one depth.
+__device__ __forceinline__ void kept_factor(u32 (&left)[4], u32 kept, u32 row, int depth) {
+  const u32 lane = threadIdx.x % 32;
+  matrices(left, kept + swizzled_across<CHUNKS, KEPT>(row + lane % 16, depth * 2 + lane / 16));
+}
+
+// Products of this warp's kept rows with the walked rows at `walked`. The kept rows are in `factors`, or at `kept`.
+__device__ __forceinline__ void dots(float (&sums)[OTHERS][4], const u32 (&factors)[FACTORS][4], u32 kept, u32 walked, u32 row, u32 other) {
   const u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j < OTHERS; j++)
@@ -112,7 +121,12 @@ __device__ __forceinline__ void dots(float (&sums)[OTHERS][4], u32 kept, u32 wal
 #pragma unroll
   for (int d = 0; d < DEPTHS; d++) {
     u32 left[4];
-    matrices(left, kept + swizzled_across<CHUNKS, KEPT>(row + lane % 16, d * 2 + lane / 16));
+    if constexpr (HOLDS) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) left[i] = factors[d][i];
+    } else {
+      kept_factor(left, kept, row, d);
+    }
 #pragma unroll
     for (int j = 0; j < OTHERS; j += 2) {
       u32 right[4];
@@ -201,6 +215,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   if constexpr (OF_QUERIES) results.fetch(buffers, sizes, entry, head, first, end);
 
   float result[COLUMNS][4] = {}, values[COLUMNS][4] = {};
+  u32 first_kept[FACTORS][4], second_kept[FACTORS][4];
   // Context tokens meet the queries of every batch entry, in their order.
   const u32 turns = OF_CONTEXT ? sizes[BATCHES] : 1;
   for (u32 turn = 0; turn < turns; turn++) {
@@ -233,6 +248,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     if constexpr (OF_QUERIES) {
       copies_wait<1>();
       results.put(stats, kept + KEPT_BYTES);
+      __syncthreads();
+#pragma unroll
+      for (int d = 0; d < FACTORS; d++) kept_factor(first_kept[d], kept, row, d), kept_factor(second_kept[d], kept + KEPT_BYTES, row, d);
     }
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
@@ -252,8 +270,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       }
       copies_end();
       float score[OTHERS][4], slope[OTHERS][4];
-      dots(score, kept, stage, row, set * WALK);
-      dots(slope, kept + KEPT_BYTES, stage + TILE_BYTES, row, set * WALK);
+      dots(score, first_kept, kept, stage, row, set * WALK);
+      dots(slope, second_kept, kept + KEPT_BYTES, stage + TILE_BYTES, row, set * WALK);
       // Log-sum-exp and sum of two queries: of both rows, or below of both columns.
       float4 both = {};
       if constexpr (OF_QUERIES) {
