@@ -35,10 +35,16 @@ impl GradTile {
         32 * self.warps_kept * self.warps_walked
     }
 
-    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice, two numbers a query.
-    pub fn shared_bytes(&self, dim: u32) -> u32 {
+    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice, two numbers a query (of walked ones twice), and
+    /// which keys each walked query sees.
+    pub fn shared_bytes(&self, side: Side, dim: u32) -> u32 {
         let walked = self.warps_walked * self.walk;
-        4 * dim * (self.kept() + 2 * walked) + 8 * self.kept().max(walked)
+        let queries = match side {
+            Side::Queries => 8 * self.kept(),
+            Side::Keys => 2 * (8 + 16) * walked,
+            Side::Context => 2 * 8 * walked,
+        };
+        4 * dim * (self.kept() + 2 * walked) + queries
     }
 
     /// The tile for so many rows that are kept; `None` where the target has no room for it.
@@ -49,14 +55,14 @@ impl GradTile {
             (_, ..=16) => [tile(1, 4, 16), tile(1, 2, 16)],
             // Two cubes on a multiprocessor hide more than longer tiles save.
             (Side::Queries, _)
-                if 2 * (tile(4, 1, 64).shared_bytes(dim) + RESERVED) <= target.shared_bytes + RESERVED =>
+                if 2 * (tile(4, 1, 64).shared_bytes(side, dim) + RESERVED) <= target.shared_bytes + RESERVED =>
             {
                 [tile(4, 1, 64), tile(4, 1, 32)]
             }
             (Side::Queries, _) => [tile(4, 1, 32), tile(4, 1, 16)],
             (Side::Keys | Side::Context, _) => [tile(4, 1, 32), tile(4, 1, 16)],
         };
-        list.into_iter().find(|t| t.shared_bytes(dim) <= target.shared_bytes && t.units() <= target.max_units)
+        list.into_iter().find(|t| t.shared_bytes(side, dim) <= target.shared_bytes && t.units() <= target.max_units)
     }
 }
 
@@ -84,7 +90,6 @@ impl TensorAttentionGrad {
             ("WALKED_0", self.walked[0]),
             ("WALKED_1", self.walked[1]),
             ("O_BUFFER", self.o),
-            ("G_BUFFER", self.g),
             ("LSE_BUFFER", self.lse),
         ] {
             p.input(name, slot);

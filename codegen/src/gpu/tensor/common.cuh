@@ -47,6 +47,11 @@ __device__ __forceinline__ void copy8_apart(u32 to, const half_t* from, u32 stri
   }
 }
 
+// Four words from shared memory.
+__device__ __forceinline__ void shared_words(u32 (&r)[4], u32 at) {
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+
 // Four 8x8 matrices of halves from shared memory; each lane names a row of one.
 __device__ __forceinline__ void matrices(u32 (&r)[4], u32 at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

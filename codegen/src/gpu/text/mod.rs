@@ -47,7 +47,7 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
         Kernel::TensorProduct(p) => (p.text(launch), p.tile.shared_bytes()),
         Kernel::TensorAttention(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
         Kernel::TensorProbabilities(a) => (a.probabilities(launch), a.tile.tile.shared_bytes(a.tile.dim)),
-        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.tile.dim)),
+        Kernel::TensorAttentionGrad(a) => (a.text(launch), a.tile.tile.shared_bytes(a.side, a.tile.dim)),
         Kernel::WideNorm(n) => (n.text(launch), 0),
         Kernel::WideNormGrad(n) => (n.text(launch), 0),
         Kernel::WideNormRope(n) => (n.text(launch), 0),
