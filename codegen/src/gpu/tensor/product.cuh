@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
-  const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
+  const u32 warp = threadIdx.x / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
 
   // Tiles that are computed at the same time share rows and columns: GROUP rows of tiles at a time, column by column.
   const u32 tiles = row_tiles * column_tiles, batch = cube_number() / tiles;
@@ -127,6 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     products_end();
     products_wait<1>();
 #else
+    const u32 lane = threadIdx.x % 32;
 #pragma unroll
     for (int q = 0; q < BK / 16; q++) {
       u32 left[MI][4], right[(NI + 1) / 2][4];

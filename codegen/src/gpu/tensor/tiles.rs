@@ -222,14 +222,12 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
         group([128, 192], 4),
         group([128, 128], 4),
         group([64, 128], 4),
-        // Few rows: more of the depth on its way, because nothing else hides how long that takes.
-        group([64, 128], 8),
-        group([64, 64], 8),
         mma([128, 256], [2, 4], 3),
         mma([128, 128], [2, 2], 3),
         mma([128, 128], [2, 4], 3),
         mma([64, 128], [2, 2], 4),
         mma([64, 64], [2, 2], 4),
+        // Few rows: more of the depth on its way, because nothing else hides how long that takes.
         mma([64, 64], [2, 2], 8),
         mma([32, 128], [1, 4], 4),
         mma([16, 64], [1, 4], 4),
