@@ -1,6 +1,6 @@
 //! The texts of all kernels that plans launch, on a machine without a GPU: WGSL validates in naga, CUDA compiles with NVRTC.
 //!
-//! All tasks and guidance forms of the test models and of the 14B model, in single and half precision, and their training. Kernels that plans share are
+//! All tasks of the test models and of the 14B model, in single and half precision, and their training. Kernels that plans share are
 //! looked at once.
 
 mod kernels;
