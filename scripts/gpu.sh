@@ -38,7 +38,8 @@ nvrtc() {
 softcuda() {
   local folder=${CARGO_TARGET_DIR:-$PWD/target}/softcuda
   if [ -z "${CCL_SOFTCUDA_DIR:-}" ]; then
-    cargo build --release --quiet -p softcuda
+    # All libraries, so that it is built with the features that the tests build it with, and once.
+    cargo build --release --quiet --workspace --lib
     mkdir -p "$folder"
     # Beside their places first: a running program may have them open.
     cp "${folder%/softcuda}/release/libsoftcuda.so" "$folder/partial"

@@ -108,8 +108,8 @@ pub fn of_models(targets: &[Target]) -> Vec<Text> {
     let mut jobs = Vec::new();
     for model in &models {
         for task in Task::ALL {
-            // Forms of guidance differ in few kernels, which the smallest model and the largest show.
-            let all = matches!(model.name, "small" | "14B");
+            // Forms of guidance differ in few kernels, which a small model shows.
+            let all = model.name == "small";
             for guidance in Guidance::ALL.into_iter().filter(|g| all || *g == Guidance::TwoPass) {
                 let types = std::iter::once(DType::F32).chain(targets[0].halves.iter().copied());
                 jobs.extend(types.map(|dtype| (model, task, Job::Run(guidance, dtype))));
