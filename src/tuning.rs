@@ -95,8 +95,9 @@ pub fn expected(problem: &Problem, target: &Target) -> Option<ProblemTile> {
 pub fn tile_name(tile: &ProblemTile) -> String {
     match tile {
         ProblemTile::Product(t) => {
+            let slices = if t.slices > 1 { format!("{} slices, ", t.slices) } else { String::new() };
             format!(
-                "{}x{}, {}x{} warps, {} stages, {:?}",
+                "{}x{}, {}x{} warps, {} stages, {slices}{:?}",
                 t.sides[0], t.sides[1], t.warps[0], t.warps[1], t.stages, t.cores
             )
         }

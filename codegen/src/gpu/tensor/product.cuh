@@ -4,16 +4,19 @@
 // their way. A factor whose depth is contiguous lies there by rows of 64, another by its columns: what is read transposed is turned by
 // `ldmatrix`. Rows, columns and depths beyond the sizes are zeros and are not stored. The sizes are those of `kernels::product`.
 //
+// SLICES sets of these warps share the depth, tile by tile in turn, each with stages and a barrier of its own: where there are few rows and columns
+// nothing but more of the depth at a time keeps a multiprocessor busy. At the end the first set adds the sums of the others to its own, in order.
+//
 // With WGMMA four warps together multiply 64 rows by BN columns straight from shared memory; their sums lie in registers as those of
 // `mma` do, 16 rows a warp. The tensor cores work on while the next tile is waited for, so that a place is free one step later.
 
 #ifdef WGMMA
-static_assert(MI == 1 && WARPS_N == 1 && BM % 64 == 0 && STAGES > 2, "four warps have 64 whole rows");
+static_assert(MI == 1 && WARPS_N == 1 && BM % 64 == 0 && STAGES > 2 && SLICES == 1, "four warps have 64 whole rows");
 constexpr int AHEAD = STAGES - 2; // tiles on their way
 #else
 constexpr int AHEAD = STAGES - 1;
 #endif
-constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+constexpr int THREADS = 32 * WARPS_M * WARPS_N; // of a slice
 
 // Brings one tile of a factor to shared memory. OUTER: rows (or columns) of the tile; ALONG: its depth is contiguous. `first` and
 // `count` are the tile's first row and the number of all; `lines` says where this thread's rows begin.
@@ -52,12 +55,20 @@ struct Loader {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
+// Waits for the warps of a slice.
+__device__ __forceinline__ void meet(u32 slice) {
+  if constexpr (SLICES == 1)
+    __syncthreads();
+  else
+    asm volatile("bar.sync %0, %1;" ::"r"(slice + 1), "n"(THREADS) : "memory");
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS* SLICES, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
-  const u32 warp = threadIdx.x / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
+  const u32 slice = threadIdx.x / THREADS, unit = threadIdx.x % THREADS, warp = unit / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
 
   // Tiles that are computed at the same time share rows and columns: GROUP rows of tiles at a time, column by column.
   const u32 tiles = row_tiles * column_tiles, batch = cube_number() / tiles;
@@ -72,9 +83,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   {
     a.base = A_BUFFER + sizes[AT_A] + distance<BATCH_RANK>(sizes, batch, 6, AT_A + 1);
     a.stride = sizes[AT_B - 1], b.stride = sizes[AT_B + 2 + BATCH_RANK];
-    a.first = first_row, a.count = m, a.chunk = threadIdx.x % a.CHUNKS, a.line = threadIdx.x / a.CHUNKS;
+    a.first = first_row, a.count = m, a.chunk = unit % a.CHUNKS, a.line = unit / a.CHUNKS;
     b.base = B_BUFFER + sizes[AT_B] + distance<BATCH_RANK>(sizes, batch, 6, AT_B + 1);
-    b.first = first_column, b.count = n, b.chunk = threadIdx.x % b.CHUNKS, b.line = threadIdx.x / b.CHUNKS;
+    b.first = first_column, b.count = n, b.chunk = unit % b.CHUNKS, b.line = unit / b.CHUNKS;
     if constexpr (A_ALONG) {
 #pragma unroll
       for (int i = 0; i < a.COUNT; i++)
@@ -98,11 +109,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 #pragma unroll
       for (int e = 0; e < 4; e++) sums[i][j][e] = 0.0f;
 
-  const u32 shared = shared_address(memory);
-  const u32 steps = (k + BK - 1) / BK;
+  const u32 shared = shared_address(memory) + slice * (STAGES * STAGE_BYTES);
+  // This slice's tiles are every SLICES-th from its own number on.
+  const u32 tiles_deep = (k + BK - 1) / BK, steps = (tiles_deep + SLICES - 1 - slice) / SLICES;
+  const auto depth = [=](u32 step) { return (step * SLICES + slice) * BK; };
 #pragma unroll
   for (int s = 0; s < AHEAD; s++) {
-    if (s < steps) a.tile(shared + s * STAGE_BYTES, s * BK, k), b.tile(shared + s * STAGE_BYTES + A_BYTES, s * BK, k);
+    if (s < steps) a.tile(shared + s * STAGE_BYTES, depth(s), k), b.tile(shared + s * STAGE_BYTES + A_BYTES, depth(s), k);
     copies_end();
   }
   u32 stage = 0;
@@ -113,11 +126,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     copies_shown();
 #endif
     // The tile is there for all, and the one whose place is taken next was read by all.
-    __syncthreads();
+    meet(slice);
     const u32 next = step + AHEAD, free = (stage + AHEAD) % STAGES;
     if (next < steps) {
-      a.tile(shared + free * STAGE_BYTES, next * BK, k);
-      b.tile(shared + free * STAGE_BYTES + A_BYTES, next * BK, k);
+      a.tile(shared + free * STAGE_BYTES, depth(next), k);
+      b.tile(shared + free * STAGE_BYTES + A_BYTES, depth(next), k);
     }
     copies_end();
     const u32 a_at = shared + stage * STAGE_BYTES, b_at = a_at + A_BYTES;
@@ -162,6 +175,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   __syncthreads();
   constexpr int PITCH = WN + 8, ROUNDS = 16 / (256 / WN), TOGETHER = MI > 1 ? 1 : ROUNDS < 4 ? ROUNDS : 4;
   float* strip = reinterpret_cast<float*>(memory) + warp * (16 * PITCH);
+  if constexpr (SLICES > 1) {
+    constexpr int COUNT = MI * NI * 4;
+    // Behind the strips: a number of each unit side by side.
+    float* partial = reinterpret_cast<float*>(memory) + WARPS_M * WARPS_N * 16 * PITCH + unit;
+    float* mine = &sums[0][0][0];
+    if (slice > 0) {
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) partial[((slice - 1) * COUNT + i) * THREADS] = mine[i];
+    }
+    __syncthreads();
+    if (slice > 0) return;
+#pragma unroll
+    for (int s = 0; s < SLICES - 1; s++)
+#pragma unroll
+      for (int i = 0; i < COUNT; i++) mine[i] += partial[(s * COUNT + i) * THREADS];
+  }
 #pragma unroll
   for (int i = 0; i < MI; i++)
     finish<WN, PITCH, TOGETHER>(sums[i], 0, strip, buffers, sizes, batch, first_row + warp_m * WM + i * 16, first_column + warp_n * WN);

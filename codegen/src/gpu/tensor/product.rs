@@ -67,6 +67,17 @@ pub struct ProductTile {
     pub warps: [u32; 2],
     /// Tiles of the depth that are in shared memory or on their way.
     pub stages: u32,
+    /// Sets of warps that share the depth.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub slices: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// Depth of a tile: a line of 128 bytes.
@@ -75,7 +86,7 @@ pub const DEPTH: u32 = 64;
 impl ProductTile {
     /// Units of a cube: those that multiply, and where the copy engine brings the tiles four warps that ask it to.
     pub fn units(&self) -> u32 {
-        32 * self.warps[0] * self.warps[1] + if self.is_bulk() { 128 } else { 0 }
+        32 * self.warps[0] * self.warps[1] * self.slices + if self.is_bulk() { 128 } else { 0 }
     }
 
     /// Whether the copy engine brings the tiles.
@@ -91,15 +102,16 @@ impl ProductTile {
         rows.saturating_mul(columns).min(multiprocessors as u64)
     }
 
-    /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp.
+    /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp and the sums of other slices.
     pub fn shared_bytes(&self) -> u32 {
-        let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
+        let stages = self.slices * self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
         let warps = self.warps[0] * self.warps[1];
         if self.is_bulk() {
             // Strips of 64 columns beside the stages, and two barriers for each stage.
             return stages + warps * 16 * 68 * 4 + self.stages * 16;
         }
-        stages.max(warps * 16 * (self.sides[1] / self.warps[1] + 8) * 4)
+        let strips = warps * 16 * (self.sides[1] / self.warps[1] + 8) * 4;
+        stages.max(strips + (self.slices - 1) * self.sides[0] * self.sides[1] * 4)
     }
 }
 
@@ -114,6 +126,7 @@ impl TensorProduct {
             ("WARPS_M", tile.warps[0]),
             ("WARPS_N", tile.warps[1]),
             ("STAGES", tile.stages),
+            ("SLICES", tile.slices),
             // Rows of tiles that go through the columns together, so that what they read stays in the second-level cache.
             ("GROUP", 1024 / tile.sides[0].max(64)),
             ("BATCH_RANK", self.batch_rank),

@@ -208,12 +208,13 @@ impl AttentionTile {
 
 /// The tiles of a product, largest first.
 pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ {
-    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages };
+    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages, slices: 1 };
     let group = |sides: [u32; 2], stages| {
         let warps = [sides[0] / 16, 1];
-        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages }
+        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages, slices: 1 }
     };
     let bulk = |sides, stages| ProductTile { cores: TensorCores::Bulk, ..group(sides, stages) };
+    let sliced = |sides, warps, stages, slices| ProductTile { slices, ..mma(sides, warps, stages) };
     let all = [
         bulk([128, 256], 4),
         bulk([128, 192], 4),
@@ -232,6 +233,10 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
         mma([32, 128], [1, 4], 4),
         mma([16, 64], [1, 4], 4),
         mma([16, 64], [1, 4], 8),
+        sliced([64, 64], [2, 2], 3, 4),
+        sliced([32, 64], [1, 4], 3, 4),
+        sliced([16, 64], [1, 4], 4, 2),
+        sliced([16, 64], [1, 4], 3, 4),
     ];
     all.into_iter().filter(|tile| tile.fits(target))
 }
