@@ -161,6 +161,8 @@ pub(crate) enum Tri {
     ShfL(bool),
     ShfR(bool),
     Sad,
+    /// `dp2a` with the signedness of both sources, and whether it takes the upper two bytes of the second.
+    Dp2a(bool, bool, bool),
     /// `dp4a` with the signedness of both sources.
     Dp4a(bool, bool),
 }

@@ -101,6 +101,10 @@ impl Emit<'_> {
                     Tri::ShfR(wrap)
                 })
             }
+            "dp2a" => {
+                let upper = mods.pick(&[("lo", false), ("hi", true)]).ok_or("`dp2a` without its half")?;
+                Some(Tri::Dp2a(mods.ty(0)?.signed(), mods.ty(1)?.signed(), upper))
+            }
             "dp4a" => Some(Tri::Dp4a(mods.ty(0)?.signed(), mods.ty(1)?.signed())),
             _ => None,
         };

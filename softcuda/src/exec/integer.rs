@@ -160,6 +160,16 @@ pub(crate) fn ternary(regs: &mut [Lanes], mask: u32, op: Tri, ty: Ty, t: Row, ab
             let difference = if signed { sx(l).abs_diff(sy(l)) } else { ux(l).abs_diff(uy(l)) };
             cut(difference.wrapping_add(c[l]), size)
         }),
+        Tri::Dp2a(sa, sb, upper) => put(regs, mask, t, |l| {
+            let mut sum = c[l] as u32 as i64;
+            for i in 0..2 {
+                let half = (a[l] >> (i * 16)) as u16;
+                let byte = (b[l] >> (i * 8 + if upper { 16 } else { 0 })) as u8;
+                let half = if sa { i64::from(half as i16) } else { i64::from(half) };
+                sum += half * if sb { i64::from(byte as i8) } else { i64::from(byte) };
+            }
+            u64::from(sum as u32)
+        }),
         Tri::Dp4a(sa, sb) => put(regs, mask, t, |l| {
             let mut sum = c[l] as u32 as i64;
             for i in 0..4 {
