@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* SLICES, 1) universal(PARAM
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
-  const u32 slice = threadIdx.x / THREADS, unit = threadIdx.x % THREADS, warp = unit / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
+  const u32 slice = SLICES == 1 ? 0 : threadIdx.x / THREADS, unit = threadIdx.x - slice * THREADS, warp = unit / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
 
   // Tiles that are computed at the same time share rows and columns: GROUP rows of tiles at a time, column by column.
   const u32 tiles = row_tiles * column_tiles, batch = cube_number() / tiles;
