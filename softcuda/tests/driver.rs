@@ -138,6 +138,23 @@ fn graphs() {
     assert_eq!(d.vadd(f, [a, b, b], 64, stream), 0);
     let mut at = 0u64;
     assert_eq!(cu!(d, cuMemAlloc_v2, &mut at => *mut u64, 4 => usize), 900);
+    // A capture of this thread alone leaves others be.
+    let (second, mut graph) = (d.stream(), 0usize);
+    ok!(d, cuStreamEndCapture, stream => usize, &mut graph => *mut usize);
+    ok!(d, cuGraphDestroy, graph => usize);
+    ok!(d, cuStreamBeginCapture_v2, second => usize, 1 => c_uint);
+    assert_eq!(cu!(d, cuMemAlloc_v2, &mut at => *mut u64, 4 => usize), 900);
+    let elsewhere = || {
+        let (mut context, mut at) = (0usize, 0u64);
+        ok!(d, cuDevicePrimaryCtxRetain, &mut context => *mut usize, 0 => c_int);
+        ok!(d, cuCtxSetCurrent, context => usize);
+        cu!(d, cuMemAlloc_v2, &mut at => *mut u64, 4 => usize)
+    };
+    assert_eq!(std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap()), 0);
+    ok!(d, cuStreamEndCapture, second => usize, &mut graph => *mut usize);
+    ok!(d, cuGraphDestroy, graph => usize);
+    ok!(d, cuStreamBeginCapture_v2, stream => usize, 0 => c_uint);
+    assert_eq!(d.vadd(f, [a, b, b], 64, stream), 0);
     let (mut graph, mut executable, mut nodes) = (0usize, 0usize, 0usize);
     ok!(d, cuStreamEndCapture, stream => usize, &mut graph => *mut usize);
     ok!(d, cuGraphGetNodes, graph => usize, std::ptr::null_mut() => *mut usize, &mut nodes => *mut usize);

@@ -21,7 +21,7 @@ fn allocate(state: &mut State, target: *mut u64, size: usize) -> Outcome {
 pub extern "C" fn cuMemAlloc_v2(target: *mut u64, size: usize) -> Code {
     call(|| {
         let mut state = with_context()?;
-        state.not_capturing()?;
+        state.may_wait()?;
         allocate(&mut state, target, size)
     })
 }
@@ -31,7 +31,7 @@ pub extern "C" fn cuMemAlloc_v2(target: *mut u64, size: usize) -> Code {
 pub extern "C" fn cuMemFree_v2(at: u64) -> Code {
     call(|| {
         let mut state = with_context()?;
-        state.not_capturing()?;
+        state.may_wait()?;
         if at == 0 {
             return Ok(());
         }

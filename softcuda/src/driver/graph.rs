@@ -2,12 +2,12 @@
 
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
-use super::state::{Task, initialised, sound};
+use super::state::{Capture, Task, initialised, sound};
 use super::{CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_VALUE, call, set};
 
 /// Begins a capture.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, _mode: c_uint) -> Code {
+pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) -> Code {
     call(|| {
         let mut state = sound()?;
         let id = state.stream(stream)?;
@@ -15,7 +15,8 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, _mode: c_uint) -> Code 
             return Err(CAPTURE_UNSUPPORTED);
         }
         let handle = state.handle();
-        state.captures.insert(handle, (id, Vec::new()));
+        let thread = std::thread::current().id();
+        state.captures.insert(handle, Capture { origin: id, tasks: Vec::new(), mode, thread });
         if let Some(stream) = state.streams.get_mut(&id) {
             stream.capture = Some(handle);
         }
@@ -30,10 +31,10 @@ pub extern "C" fn cuStreamEndCapture(stream: usize, target: *mut usize) -> Code 
         let mut state = sound()?;
         let id = state.stream(stream)?;
         let capture = state.streams[&id].capture.ok_or(INVALID_VALUE)?;
-        if state.captures.get(&capture).is_none_or(|(origin, _)| *origin != id) {
+        if state.captures.get(&capture).is_none_or(|c| c.origin != id) {
             return Err(CAPTURE_UNMATCHED);
         }
-        let (_, tasks) = state.captures.remove(&capture).ok_or(INVALID_VALUE)?;
+        let Capture { tasks, .. } = state.captures.remove(&capture).ok_or(INVALID_VALUE)?;
         for stream in state.streams.values_mut().filter(|s| s.capture == Some(capture)) {
             stream.capture = None;
         }

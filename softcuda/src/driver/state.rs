@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::c_uint;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::{
@@ -120,6 +122,16 @@ pub(crate) struct Function {
     pub dynamic_limit: u32,
 }
 
+/// Work that is captured instead of run.
+pub(crate) struct Capture {
+    /// The stream that it began with.
+    pub origin: usize,
+    pub tasks: Vec<Task>,
+    /// `CUstreamCaptureMode`: 0 is global, 1 of its thread alone, 2 relaxed.
+    pub mode: c_uint,
+    pub thread: ThreadId,
+}
+
 /// Everything behind the lock.
 pub(crate) struct State {
     pub initialised: bool,
@@ -130,7 +142,7 @@ pub(crate) struct State {
     pub events: HashMap<usize, Event>,
     pub modules: HashMap<usize, Arc<Module>>,
     pub functions: HashMap<usize, Function>,
-    pub captures: HashMap<usize, (usize, Vec<Task>)>,
+    pub captures: HashMap<usize, Capture>,
     pub graphs: HashMap<usize, Vec<(usize, Task)>>,
     pub executables: HashMap<usize, Vec<Task>>,
     /// Begin and end of pinned host memory; the layout of what was allocated here.
@@ -208,6 +220,13 @@ impl State {
         if self.streams.contains_key(&handle) { Ok(handle) } else { Err(INVALID_HANDLE) }
     }
 
+    /// Fails while a capture is going on that forbids this thread what may wait for the device without saying so: memory is got and given back.
+    pub fn may_wait(&self) -> Outcome {
+        let me = std::thread::current().id();
+        let forbids = |c: &Capture| c.mode == 0 || c.mode == 1 && c.thread == me;
+        if self.captures.values().any(forbids) { Err(CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    }
+
     /// Fails while a capture is going on: calls that would wait aren't allowed then.
     pub fn not_capturing(&self) -> Outcome {
         if self.captures.is_empty() { Ok(()) } else { Err(CAPTURE_UNSUPPORTED) }
@@ -216,7 +235,7 @@ impl State {
     /// Appends work to a stream, or to the capture that the stream takes part in.
     pub fn push(&mut self, id: usize, task: Task) -> Outcome {
         if let Some(capture) = self.streams[&id].capture {
-            self.captures.get_mut(&capture).ok_or(CAPTURE_UNSUPPORTED)?.1.push(task);
+            self.captures.get_mut(&capture).ok_or(CAPTURE_UNSUPPORTED)?.tasks.push(task);
             return Ok(());
         }
         // The null stream and the streams that don't run freely are ordered with one another.
