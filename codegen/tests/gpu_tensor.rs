@@ -329,6 +329,33 @@ fn gradients_of_attention_agree_with_the_reference() {
     }
 }
 
+/// With `wgmma`: what has many rows on both sides, seen by all, with masks and counts, and through windows.
+#[test]
+fn gradients_of_long_attention_agree_with_the_reference() {
+    let soft = Soft::new();
+    let target = target(90);
+    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
+        // How many of the kernels multiply by `wgmma`: those of queries, and those of keys that all queries may see.
+        for (at, (forward, groups)) in [
+            (attention(half, [1, 300, 261, 1, 128], false, false), 2),
+            (attention(half, [2, 257, 330, 1, 64], true, true), 2),
+            (attention(half, [1, 257, 390, 1, 64], false, true), 2),
+            (partitioned(half, windows(2, 260, 280, 260, Edge::Mask), [1, 64, 8], 1), 1),
+            (partitioned(half, windows(1, 260, 260, 300, Edge::Replicate), [1, 128, 8], 1), 1),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let call = call(&gradient(forward));
+            let name = format!("{half:?} {at} {:?}", call.op);
+            let kernels = agrees(&soft, &target, &name, &call, &backward(forward, &call, (number * 100 + at) as u64));
+            let group =
+                |k: &&Kernel| matches!(k, Kernel::TensorAttentionGrad(a) if a.tile.tile.cores == TensorCores::Wgmma);
+            assert_eq!(kernels.iter().filter(group).count(), *groups, "{name}: {kernels:?}");
+        }
+    }
+}
+
 /// Every tile of the problems that tensor cores solve, in both kinds of half precision and with every way of reading.
 #[test]
 fn no_tile_spills_registers() {

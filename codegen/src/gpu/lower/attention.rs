@@ -73,7 +73,7 @@ impl Plan {
     }
 
     /// The most keys that a query may see, without context tokens.
-    fn most_keys(&self, call: &Call) -> usize {
+    pub(super) fn most_keys(&self, call: &Call) -> usize {
         let shape = &call.inputs[1].ty.shape;
         let all = shape[shape.len() - 3];
         match self.keys {

@@ -48,8 +48,15 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Context => (plan.context, [Some(3), Some(4)]),
     };
     // Keys and values, context, result and gradient: all in half precision.
-    let tensor =
-        on_tensor_cores(call, target, o + 2, dim).then(|| GradTile::of(target, side, dim as u32, rows)).flatten();
+    let walked = match (side, plan.keys) {
+        (Side::Queries, _) => plan.context + plan.most_keys(call),
+        // Keys of a partition meet the queries of few frames: a long block of them hides more pairs.
+        (Side::Keys, Keys::Windows(_) | Keys::NearestFrame) => 1,
+        (Side::Keys | Side::Context, _) => plan.queries * plan.groups,
+    };
+    let tensor = on_tensor_cores(call, target, o + 2, dim)
+        .then(|| GradTile::of(target, side, dim as u32, rows, walked))
+        .flatten();
     let cut = Cut::new(&args, dim, tensor, || tile(target, side, dim, rows))?;
     let (blocks, units) = (cut.blocks(rows), cut.units());
     let cubes = match side {

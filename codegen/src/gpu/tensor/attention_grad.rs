@@ -4,23 +4,28 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::keys;
 use super::tiles::RESERVED;
-use super::{COMMON, OfHead};
+use super::{COMMON, GROUP, OfHead};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
-use crate::gpu::target::Target;
-use crate::gpu::text::{Prelude, output};
+use crate::gpu::target::{Target, TensorCores};
+use crate::gpu::text::{Group, Prelude, output};
 
 /// A kernel of attention's gradient over operands of half precision.
 pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;
 
+/// Rows from which blocks of 128 of them are no waste.
+const LARGE: usize = 257;
+
 /// What a cube works on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GradTile {
+    /// Which instructions multiply.
+    pub cores: TensorCores,
     /// Warps along the kept rows, 16 rows each.
     pub warps_kept: u32,
     /// Sets of warps that share the walked rows of a tile.
     pub warps_walked: u32,
-    /// Walked rows of one set, a multiple of 16.
+    /// Walked rows of one set, a multiple of 16, at most 64.
     pub walk: u32,
 }
 
@@ -35,34 +40,42 @@ impl GradTile {
         32 * self.warps_kept * self.warps_walked
     }
 
-    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice, two numbers a query (of walked ones twice), and
-    /// which keys each walked query sees.
+    /// Shared memory of a cube in bytes: two kinds of kept rows, two of walked ones twice (thrice, where products go on into the next tile), two
+    /// numbers a query (of walked ones twice, where a warp may be a tile ahead), and which keys each walked query sees.
     pub fn shared_bytes(&self, side: Side, dim: u32) -> u32 {
         let walked = self.warps_walked * self.walk;
+        let (places, ahead) = if self.cores == TensorCores::Mma { (2, 2) } else { (3, 1) };
         let queries = match side {
             Side::Queries => 8 * self.kept(),
-            Side::Keys => 2 * (8 + 16) * walked,
-            Side::Context => 2 * 8 * walked,
+            Side::Keys => ahead * (8 + 16) * walked,
+            Side::Context => ahead * 8 * walked,
         };
-        4 * dim * (self.kept() + 2 * walked) + queries
+        4 * dim * (self.kept() + places * walked) + queries
     }
 
-    /// The tile for so many rows that are kept; `None` where the target has no room for it.
-    pub fn of(target: &Target, side: Side, dim: u32, rows: usize) -> Option<Self> {
-        let tile = |warps_kept, warps_walked, walk| Self { warps_kept, warps_walked, walk };
-        let list = match (side, rows) {
+    /// The tile where a group's `kept` rows meet as many as `walked`; `None` where the target has no room for it.
+    pub fn of(target: &Target, side: Side, dim: u32, kept: usize, walked: usize) -> Option<Self> {
+        let tile = |warps_kept, warps_walked, walk| Self { cores: TensorCores::Mma, warps_kept, warps_walked, walk };
+        let group = |warps_kept| Self { cores: TensorCores::Wgmma, ..tile(warps_kept, 1, 64) };
+        let list: &[Self] = match (side, kept, walked) {
             // Few rows: the warps share those that they meet.
-            (_, ..=16) => [tile(1, 4, 16), tile(1, 2, 16)],
-            // Two cubes on a multiprocessor hide more than longer tiles save.
-            (Side::Queries, _)
-                if 2 * (tile(4, 1, 64).shared_bytes(side, dim) + RESERVED) <= target.shared_bytes + RESERVED =>
-            {
-                [tile(4, 1, 64), tile(4, 1, 32)]
+            (_, ..=16, _) => &[tile(1, 4, 16), tile(1, 2, 16)],
+            (Side::Queries | Side::Keys, LARGE.., LARGE..) => {
+                &[group(8), tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)]
             }
-            (Side::Queries, _) => [tile(4, 1, 32), tile(4, 1, 16)],
-            (Side::Keys | Side::Context, _) => [tile(4, 1, 32), tile(4, 1, 16)],
+            (Side::Queries, ..) => &[tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)],
+            (Side::Keys | Side::Context, ..) => &[tile(4, 1, 32), tile(4, 1, 16)],
         };
-        list.into_iter().find(|t| t.shared_bytes(side, dim) <= target.shared_bytes && t.units() <= target.max_units)
+        list.iter().copied().find(|t| t.fits(target, side, dim))
+    }
+
+    fn fits(&self, target: &Target, side: Side, dim: u32) -> bool {
+        // Two cubes on a multiprocessor hide more than longer tiles save; of keys a tile as long as that leaves no registers.
+        let wide = self.cores == TensorCores::Mma && self.walk == 64;
+        let cubes = if wide { 2 } else { 1 };
+        let shared = cubes * (self.shared_bytes(side, dim) + RESERVED) <= target.shared_bytes + RESERVED;
+        let cores = target.tensor_cores().contains(&self.cores) && (self.cores == TensorCores::Mma || dim % 64 == 0);
+        shared && cores && !(wide && side != Side::Queries) && self.units() <= target.max_units
     }
 }
 
@@ -98,6 +111,23 @@ impl TensorAttentionGrad {
         if let Some(values) = self.values {
             p.define("VALUES_BUFFER", output(values));
         }
-        p.finish(&[COMMON, include_str!("keys.cuh"), include_str!("attention_grad.cuh")])
+        let (keys, parts) = (include_str!("keys.cuh"), include_str!("attention_grad_parts.cuh"));
+        if tile.cores == TensorCores::Mma {
+            return p.finish(&[COMMON, keys, parts, include_str!("attention_grad.cuh")]);
+        }
+        let half = launch.blueprint.half;
+        for (name, first) in [("DOTS_FIRST", true), ("DOTS_MORE", false)] {
+            let dots = Group { half, columns: tile.walk, sums: "sums", first, turn_b: false };
+            p.define(
+                name,
+                match self.side {
+                    Side::Queries => dots.of_registers("factors[d]"),
+                    Side::Keys | Side::Context => dots.of_shared("left", false),
+                },
+            );
+        }
+        let spread = Group { half, columns: dim, sums: "sums", first: false, turn_b: true };
+        p.define("SPREAD", spread.of_registers("left[j]"));
+        p.finish(&[COMMON, GROUP, keys, parts, include_str!("attention_grad_group.cuh")])
     }
 }
