@@ -47,9 +47,13 @@ __device__ __forceinline__ void copy8_apart(u32 to, const half_t* from, u32 stri
   }
 }
 
-// Four words from shared memory.
+// Four words from shared memory, and to it.
 __device__ __forceinline__ void shared_words(u32 (&r)[4], u32 at) {
   asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+
+__device__ __forceinline__ void put_words(u32 at, uint4 r) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(r.x), "r"(r.y), "r"(r.z), "r"(r.w) : "memory");
 }
 
 // Four 8x8 matrices of halves from shared memory; each lane names a row of one.

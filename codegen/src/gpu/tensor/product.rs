@@ -6,7 +6,7 @@ use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
 use super::{COMMON, GROUP};
-use crate::gpu::blueprint::{Program, Slot};
+use crate::gpu::blueprint::{Class, Program, Slot};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
 use crate::gpu::text::{FUNCTIONS, Group, Prelude, TensorMap, input, output, program};
@@ -151,14 +151,20 @@ impl TensorProduct {
         }
         let program = program(&self.epilogue, 1 + self.extras.len());
         let group = if tile.cores == TensorCores::Mma { "" } else { GROUP };
-        let [extras, ends] = self.ends();
-        let mut kernel = include_str!("product.cuh");
+        let (mut kernel, mut leave) = (include_str!("product.cuh"), include_str!("product_rows.cuh"));
+        let [operands, ends] = if self.leaves_halves() {
+            leave = include_str!("product_halves.cuh");
+            self.halves_end()
+        } else {
+            self.rows_end()
+        };
         if tile.is_bulk() {
             kernel = include_str!("product_bulk.cuh");
             p.map("a_map");
             p.map("b_map");
         }
-        p.finish(&[COMMON, group, FUNCTIONS, &program, &extras, include_str!("product_parts.cuh"), kernel, &ends])
+        let parts = include_str!("product_parts.cuh");
+        p.finish(&[COMMON, group, FUNCTIONS, &program, &operands, parts, leave, kernel, &ends])
     }
 
     /// What the copy engine is told of the factors, where it brings them: boxes as wide as a line of 128 bytes.
@@ -181,9 +187,27 @@ impl TensorProduct {
         vec![map(&self.a, at_a, 1, self.tile.sides[0]), map(&self.b, at_b, 2, self.tile.sides[1])]
     }
 
+    /// Whether results are of half precision, and what the epilogue reads of single rows is one operand like them: sums leave as halves then.
+    fn leaves_halves(&self) -> bool {
+        let half = |columns: &Columns| columns.slot.class == Class::Half && columns.wide;
+        let lines: Vec<_> = self.extras.iter().filter(|extra| !extra.fixed).collect();
+        self.tile.is_bulk() && half(&self.output) && lines.len() <= 1 && lines.into_iter().all(half)
+    }
+
+    /// Where the first column of an extra is, for all rows and then for a row, and how far columns are apart.
+    fn extra(e: usize) -> [String; 3] {
+        let at = format!("AT_EXTRAS + {e} * EXTRA_SIZES");
+        let row = format!("distance<ROW_RANK>(sizes, row, AT_ROWS, {at} + 1 + BATCH_RANK)");
+        [format!("sizes[{at}]"), row, format!("sizes[{at} + EXTRA_SIZES - 1]")]
+    }
+
+    fn result(&self) -> String {
+        format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot))
+    }
+
     /// What brings eight sums of a row to an end: what the epilogue needs besides, for all rows and for one, and the functions that read that, and
     /// that compute and store.
-    fn ends(&self) -> [String; 2] {
+    fn rows_end(&self) -> [String; 2] {
         let arguments = "const Buffers& buffers, const u32* sizes, u32 batch, u32 row, u32 column, int there";
         // Of all rows, then of one.
         let (mut members, mut reads) = ([String::new(), String::new()], [String::new(), String::new()]);
@@ -198,19 +222,14 @@ impl TensorProduct {
             read("bias", bias, "sizes[AT_BIAS]".into(), "sizes[AT_BIAS + 1]".into());
         }
         for (e, &extra) in self.extras.iter().enumerate() {
-            let at = format!("AT_EXTRAS + {e} * EXTRA_SIZES");
-            let first = format!(
-                "sizes[{at}] + distance<BATCH_RANK>(sizes, batch, 6, {at} + 1) + \
-                 distance<ROW_RANK>(sizes, row, AT_ROWS, {at} + 1 + BATCH_RANK)"
-            );
-            read(&format!("x{e}"), extra, first, format!("sizes[{at} + EXTRA_SIZES - 1]"));
+            let [first, row, step] = Self::extra(e);
+            let batch = format!("distance<BATCH_RANK>(sizes, batch, 6, AT_EXTRAS + {e} * EXTRA_SIZES + 1)");
+            read(&format!("x{e}"), extra, format!("{first} + {batch} + {row}"), step);
         }
         let from = |columns: &Columns| if columns.fixed { "fixed" } else { "extras" };
         let more: String =
             self.extras.iter().enumerate().map(|(e, extra)| format!(", {}.x{e}[i]", from(extra))).collect();
         let bias = if self.bias.is_some() { " + fixed.bias[i]" } else { "" };
-        let out =
-            format!("{} + sizes[AT_OUT] + (batch * sizes[1] + row) * sizes[2] + column", output(self.output.slot));
         let [fixed, extras] = reads;
         let functions = format!(
             "__device__ __forceinline__ void fetch8({arguments}, Fixed& extras) {{\n{fixed}}}\n\
@@ -218,10 +237,49 @@ impl TensorProduct {
              __device__ __forceinline__ void store8({arguments}, const Fixed& fixed, const Extras& extras, \
              float (&sums)[8]) {{\n  float result[8];\n#pragma unroll\n  \
              for (int i = 0; i < 8; i++) result[i] = program(sums[i]{bias}{more});\n  \
-             write8<{}>({out}, there, result);\n}}\n",
-            self.output.wide
+             write8<{}>({}, there, result);\n}}\n",
+            self.output.wide,
+            self.result()
         );
         let [fixed, extras] = members;
         [format!("struct Fixed {{{fixed} }};\nstruct Extras {{{extras} }};\n"), functions]
+    }
+
+    /// The same where sums leave as halves: how many operands of the epilogue all rows share and whether rows have one each, and the functions that
+    /// read the former, say where the latter and the result are, and compute.
+    fn halves_end(&self) -> [String; 2] {
+        let arguments = "const Buffers& buffers, const u32* sizes";
+        let (mut shared, mut reads, mut line) = (0, String::new(), None);
+        let mut share = |slot: Slot, first: &str, step: &str| {
+            // Writing to a string cannot fail.
+            let _ =
+                writeln!(reads, "  fetch2({} + {first} + column * {step}, {step}, shared.of[{shared}]);", input(slot));
+            shared += 1;
+            format!("shared[{}]", shared - 1)
+        };
+        let bias = self
+            .bias
+            .map_or(String::new(), |bias| format!(" + {}", share(bias.slot, "sizes[AT_BIAS]", "sizes[AT_BIAS + 1]")));
+        let mut more = String::new();
+        for (e, extra) in self.extras.iter().enumerate() {
+            let [first, row, step] = Self::extra(e);
+            let x = if extra.fixed { share(extra.slot, &first, &step) } else { "line".into() };
+            let _ = write!(more, ", {x}");
+            if !extra.fixed {
+                line = Some(format!("{} + {first} + {row} + column", input(extra.slot)));
+            }
+        }
+        let begin = format!("constexpr int SHARED = {shared};\nconstexpr bool HAS_LINES = {};\n", line.is_some());
+        let functions = format!(
+            "__device__ __forceinline__ void fetch_shared({arguments}, u32 column, Shared& shared) {{\n{reads}}}\n\
+             __device__ __forceinline__ const half_t* line_at({arguments}, u32 row, u32 column) {{ return {}; }}\n\
+             __device__ __forceinline__ half_t* result_at({arguments}, u32 row, u32 column) {{\n  \
+             const u32 batch = 0;\n  return {};\n}}\n\
+             __device__ __forceinline__ float ended(float sum, const float (&shared)[SHARED + 1], float line) {{ \
+             return program(sum{bias}{more}); }}\n",
+            line.as_deref().unwrap_or("nullptr"),
+            self.result()
+        );
+        [begin, functions]
     }
 }

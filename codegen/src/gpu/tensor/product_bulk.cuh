@@ -7,7 +7,6 @@
 
 constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1);
 static_assert(MI == 1 && WARPS_N == 1 && SETS == 2, "four warps have 64 whole rows, and registers are dealt out for two sets");
-constexpr int STRIP = 64, PITCH = STRIP + 4; // columns that leave at a time
 constexpr int STRIPS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = STRIPS_AT + SETS * 4 * 16 * PITCH * 4;
 
 __device__ __forceinline__ void barrier_init(u32 at, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory"); }
@@ -97,6 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     float* strip = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
     for (u32 number = blockIdx.x; number < parts; number += gridDim.x) {
       const Part part(number, row_tiles, column_tiles);
+      // What it reads is on its way while products are made.
+      Ending ending(buffers, sizes, part.first_row + warp * 16, part.first_column);
       float sums[NI][4];
 #pragma unroll
       for (int j = 0; j < NI; j++)
@@ -115,12 +116,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
         if (step > 0 && threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
         before = ring.stage;
       }
+      ending.prepare(buffers, sizes);
       products_wait<0>();
       products_there(sums);
       if (threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
 #pragma unroll
-      for (int c = 0; c < BN; c += STRIP)
-        finish<STRIP, PITCH, 4>(sums, c / 8, strip, buffers, sizes, 0, part.first_row + warp * 16, part.first_column + c);
+      for (int s = 0; s < BN / STRIP; s++) ending.strip(sums, s, strip, buffers, sizes);
     }
   }
 }
