@@ -67,7 +67,7 @@ pub struct ProductTile {
     pub warps: [u32; 2],
     /// Tiles of the depth that are in shared memory or on their way.
     pub stages: u32,
-    /// Sets of warps that share the depth.
+    /// Sets of warps that share the depth; cubes of a cluster where the copy engine brings the tiles.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub slices: u32,
 }
@@ -86,7 +86,8 @@ pub const DEPTH: u32 = 64;
 impl ProductTile {
     /// Units of a cube: those that multiply, and where the copy engine brings the tiles four warps that ask it to.
     pub fn units(&self) -> u32 {
-        32 * self.warps[0] * self.warps[1] * self.slices + if self.is_bulk() { 128 } else { 0 }
+        let warps = self.warps[0] * self.warps[1];
+        if self.is_bulk() { 32 * (warps + 4) } else { 32 * warps * self.slices }
     }
 
     /// Whether the copy engine brings the tiles.
@@ -94,24 +95,26 @@ impl ProductTile {
         self.cores == TensorCores::Bulk
     }
 
-    /// Cubes for so many tiles of rows and of columns. Those that the copy engine serves stay for as many as are theirs.
+    /// Cubes for so many tiles of rows and of columns. Those that the copy engine serves stay for as many as are theirs, unless several share one.
     pub fn cubes(&self, [rows, columns]: [u64; 2], multiprocessors: usize) -> u64 {
-        if !self.is_bulk() {
-            return rows.saturating_mul(columns);
+        let tiles = rows.saturating_mul(columns);
+        match (self.is_bulk(), self.slices) {
+            (true, 1) => tiles.min(multiprocessors as u64),
+            (true, slices) => tiles.saturating_mul(slices.into()),
+            (false, _) => tiles,
         }
-        rows.saturating_mul(columns).min(multiprocessors as u64)
     }
 
     /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp and the sums of other slices.
     pub fn shared_bytes(&self) -> u32 {
-        let stages = self.slices * self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
+        let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
         let warps = self.warps[0] * self.warps[1];
         if self.is_bulk() {
             // Strips of 64 columns beside the stages, and two barriers for each stage.
             return stages + warps * 16 * 68 * 4 + self.stages * 16;
         }
         let strips = warps * 16 * (self.sides[1] / self.warps[1] + 8) * 4;
-        stages.max(strips + (self.slices - 1) * self.sides[0] * self.sides[1] * 4)
+        (self.slices * stages).max(strips + (self.slices - 1) * self.sides[0] * self.sides[1] * 4)
     }
 }
 
@@ -158,13 +161,16 @@ impl TensorProduct {
         } else {
             self.rows_end()
         };
+        let mut pipeline = "";
         if tile.is_bulk() {
-            kernel = include_str!("product_bulk.cuh");
+            pipeline = include_str!("product_pipeline.cuh");
+            kernel =
+                if tile.slices > 1 { include_str!("product_cluster.cuh") } else { include_str!("product_bulk.cuh") };
             p.map("a_map");
             p.map("b_map");
         }
         let parts = include_str!("product_parts.cuh");
-        p.finish(&[COMMON, group, FUNCTIONS, &program, &operands, parts, leave, kernel, &ends])
+        p.finish(&[COMMON, group, FUNCTIONS, &program, &operands, parts, leave, pipeline, kernel, &ends])
     }
 
     /// What the copy engine is told of the factors, where it brings them: boxes as wide as a line of 128 bytes.

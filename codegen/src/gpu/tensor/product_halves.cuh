@@ -37,7 +37,8 @@ __device__ __forceinline__ void put_matrices(u32 at, const u32 (&r)[4]) {
 
 // Brings 16 rows and STRIP columns of a warp's sums to an end, from the FROM-th eight on, through `strip`, shared memory of the warp's own. Two strips take turns:
 // one is read to its end when all lanes have met over the other.
-__device__ __forceinline__ void leave(const float (&sums)[NI][4], int from, u32 strip, const Shared& shared, const Lines& lines, const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) {
+template <int N>
+__device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 strip, const Shared& shared, const Lines& lines, const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) {
   const u32 lane = threadIdx.x % 32, line = lane / LINE_CHUNKS, chunk = lane % LINE_CHUNKS, column = first_column + chunk * 8;
   if constexpr (HAS_LINES) {
 #pragma unroll
@@ -78,17 +79,18 @@ __device__ __forceinline__ void leave(const float (&sums)[NI][4], int from, u32 
 }
 
 // The end of a warp's 16 rows of a tile, strip by strip. What rows have each comes a strip ahead.
+template <int STRIPS>
 struct Ending {
   u32 first_row, first_column;
-  Shared shared[BN / STRIP];
+  Shared shared[STRIPS];
   Lines lines[2];
   __device__ __forceinline__ Ending(const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) : first_row(first_row), first_column(first_column) {
 #pragma unroll
-    for (int s = 0; s < BN / STRIP; s++) fetch_shared(buffers, sizes, min(first_column + s * STRIP + threadIdx.x % 32 * 2, sizes[2] - 2), shared[s]);
+    for (int s = 0; s < STRIPS; s++) fetch_shared(buffers, sizes, min(first_column + s * STRIP + threadIdx.x % 32 * 2, sizes[2] - 2), shared[s]);
   }
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) { fetch(0, buffers, sizes); }
-  __device__ __forceinline__ void strip(const float (&sums)[NI][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
-    if (s + 1 < BN / STRIP) fetch(s + 1, buffers, sizes);
+  __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
+    if (s + 1 < STRIPS) fetch(s + 1, buffers, sizes);
     leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, shared[s], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
   }
   __device__ __forceinline__ void fetch(int s, const Buffers& buffers, const u32* sizes) {

@@ -7,8 +7,8 @@ __device__ __forceinline__ void store8(const Buffers& buffers, const u32* sizes,
 
 // Brings 16 rows and COLUMNS columns of a warp's sums to an end, from the FROM-th eight on, through a strip of shared memory of its own, so that
 // what is read and written lies side by side. What the epilogue reads comes for TOGETHER rows at once: nothing else hides how long that takes.
-template <int COLUMNS, int PITCH, int TOGETHER>
-__device__ __forceinline__ void finish(const float (&sums)[NI][4], int from, float* strip, const Buffers& buffers, const u32* sizes, u32 batch, u32 first_row, u32 first_column) {
+template <int COLUMNS, int PITCH, int TOGETHER, int N>
+__device__ __forceinline__ void finish(const float (&sums)[N][4], int from, float* strip, const Buffers& buffers, const u32* sizes, u32 batch, u32 first_row, u32 first_column) {
   const u32 lane = threadIdx.x % 32, m = sizes[1], n = sizes[2];
   // Eight columns a lane.
   constexpr int LANES = COLUMNS / 8, ROWS = 32 / LANES, ROUNDS = 16 / ROWS;
@@ -43,11 +43,12 @@ __device__ __forceinline__ void finish(const float (&sums)[NI][4], int from, flo
 }
 
 // The end of a warp's 16 rows of a tile, strip by strip.
+template <int STRIPS>
 struct Ending {
   u32 first_row, first_column;
   __device__ __forceinline__ Ending(const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) : first_row(first_row), first_column(first_column) {}
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) {}
-  __device__ __forceinline__ void strip(const float (&sums)[NI][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
+  __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
     finish<STRIP, PITCH, 4>(sums, s * STRIP / 8, place, buffers, sizes, 0, first_row, first_column + s * STRIP);
   }
 };

@@ -1,0 +1,118 @@
+// What the kernels share whose tiles the copy engine (TMA) brings.
+//
+// A cube has as many sets of four warps as BM has 64 rows, and four warps more, one thread of which asks for tiles: STAGES of them are in shared
+// memory or on their way, each with a barrier that counts its bytes and one that counts the warps that have read it. Sizes are those of
+// `kernels::product`, with one batch. Two cubes that share columns and have them sent to both (multicast) gained no more than a hundredth on an H200,
+// in the two products tried.
+
+constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1), STRIPS = BN / STRIP;
+static_assert(MI == 1 && WARPS_N == 1 && BN % STRIP == 0, "four warps have 64 whole rows");
+constexpr int STRIPS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = STRIPS_AT + SETS * 4 * 16 * PITCH * 4;
+
+__device__ __forceinline__ void barrier_init(u32 at, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory"); }
+__device__ __forceinline__ void barrier_wait(u32 at, u32 parity) {
+  asm volatile(
+      "{\n.reg .pred there;\n"
+      "wait:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 there, [%0], %1;\n"
+      "@there bra done;\n"
+      "bra wait;\n"
+      "done:\n}" ::"r"(at), "r"(parity) : "memory");
+}
+// This phase ends when so many bytes have come.
+__device__ __forceinline__ void barrier_expect(u32 at, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_tell(u32 at) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory"); }
+// A box of a matrix.
+__device__ __forceinline__ void bring(u32 to, const TensorMap& map, u32 inner, u32 outer, u32 barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(&map), "r"(inner), "r"(outer), "r"(barrier) : "memory");
+}
+
+// A place in the ring of stages, and how often it was gone round.
+struct Ring {
+  u32 stage = 0, phase = 0;
+  __device__ __forceinline__ void next() {
+    stage = stage == STAGES - 1 ? 0 : stage + 1;
+    phase ^= stage == 0;
+  }
+};
+
+// Which part of the result comes at a number: tiles that are computed at the same time share rows and columns, GROUP rows of tiles at a time,
+// column by column.
+struct Part {
+  u32 first_row, first_column;
+  __device__ __forceinline__ Part(u32 number, u32 row_tiles, u32 column_tiles) {
+    const u32 group = number / (GROUP * column_tiles), in_group = number % (GROUP * column_tiles);
+    const u32 height = min(u32(GROUP), row_tiles - group * GROUP);
+    first_row = (group * GROUP + in_group % height) * BM;
+    first_column = in_group / height * BN;
+  }
+};
+
+// The tiles on their way, as this thread has gone through them: those of the depth from `slice` on, every SLICES-th; one of zeros where there is none.
+struct Pipeline {
+  u32 shared, full, empty, slice, steps;
+  Ring ring;
+
+  __device__ __forceinline__ Pipeline(const void* memory, u32 slice, u32 k) : shared(shared_address(memory)), full(shared + BARRIERS_AT), empty(full + STAGES * 8), slice(slice), steps(max(((k + BK - 1) / BK + SLICES - 1 - slice) / SLICES, 1u)) {
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < STAGES; s++) {
+        barrier_init(full + s * 8, 1);
+        barrier_init(empty + s * 8, SETS * 4);
+      }
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+  }
+
+  // Asks for what a part of the result needs: one thread.
+  __device__ __forceinline__ void ask(const TensorMap& a_map, const TensorMap& b_map, const Part& part) {
+    for (u32 step = 0; step < steps; step++, ring.next()) {
+      const u32 a_at = shared + ring.stage * STAGE_BYTES, b_at = a_at + A_BYTES, there = full + ring.stage * 8, depth = (step * SLICES + slice) * BK;
+      barrier_wait(empty + ring.stage * 8, ring.phase ^ 1);
+      barrier_expect(there, STAGE_BYTES);
+      if constexpr (A_ALONG) {
+        bring(a_at, a_map, depth, part.first_row, there);
+      } else {
+#pragma unroll
+        for (int i = 0; i < BM / 64; i++) bring(a_at + i * BK * 128, a_map, part.first_row + i * 64, depth, there);
+      }
+      if constexpr (B_ALONG) {
+        bring(b_at, b_map, depth, part.first_column, there);
+      } else {
+#pragma unroll
+        for (int i = 0; i < BN / 64; i++) bring(b_at + i * BK * 128, b_map, part.first_column + i * 64, depth, there);
+      }
+    }
+  }
+
+  // Multiplies what was asked for: a set of four warps. `meanwhile` is done before the last products are waited for.
+  template <typename F>
+  __device__ __forceinline__ void multiply(float (&sums)[NI][4], u32 set, const F& meanwhile) {
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[j][e] = 0.0f;
+    u32 before = 0;
+    // At least one: where the first turn may be left out the assembler makes products wait.
+    u32 step = 0;
+#pragma unroll 1
+    do {
+      barrier_wait(full + ring.stage * 8, ring.phase);
+      const u32 a_at = shared + ring.stage * STAGE_BYTES;
+      products_begin();
+      multiply_tile(sums, a_at, a_at + A_BYTES, set);
+      products_end();
+      // The products of the tile before are done: its place is free.
+      products_wait<1>();
+      if (step > 0 && threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
+      before = ring.stage;
+      step++, ring.next();
+    } while (step < steps);
+    meanwhile();
+    products_wait<0>();
+    products_there(sums);
+    if (threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
+  }
+};
