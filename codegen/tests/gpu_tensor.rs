@@ -203,6 +203,15 @@ fn products_agree_with_the_reference() {
         cases.push((few.clone(), tile, linear(half, [bm + 1, 2 * bn - 3, 328], true), plain));
         cases.push((few.clone(), tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, Some(DType::F32)), turned));
         cases.push((few, tile, mat_mul(half, [1, 56, 40, 88], true, None), turned));
+        if tile.slices > 1 {
+            // Cubes that have several parts of the depth, not all as many.
+            cases.push((
+                target(90),
+                tile,
+                linear(half, [bm + 1, bn + 8, 64 * 2 * tile.slices as usize + 72], true),
+                plain,
+            ));
+        }
     }
     for (number, (mut target, tile, sample, step)) in cases.into_iter().enumerate() {
         let mut call = call(&sample);
@@ -225,6 +234,21 @@ fn products_agree_with_the_reference() {
         }
     }
     assert!(seen.len() >= 20, "{seen:?}");
+}
+
+/// What is expected of tiles: few tiles of a deep product share their depth, many have a multiprocessor to themselves.
+#[test]
+fn few_tiles_share_their_depth() {
+    let target = target(90);
+    let tile = |m, n, k| match &launches(&call(&linear(DType::Bf16, [m, n, k], false)), &target)[0].blueprint.kernel {
+        Kernel::TensorProduct(p) => p.tile,
+        other => panic!("{other:?}"),
+    };
+    for tokens in [140, 158, 190] {
+        assert!(tile(tokens, 1536, 8960).slices >= 4, "{tokens}");
+        assert_eq!(tile(tokens, 8960, 1536).slices, 1, "{tokens}");
+    }
+    assert_eq!((tile(18480, 5120, 5120).sides, tile(18480, 5120, 5120).slices), ([128, 256], 1));
 }
 
 #[test]

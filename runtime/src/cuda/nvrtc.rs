@@ -79,19 +79,11 @@ impl Nvrtc {
     /// The newest of at most this major version.
     fn find(most: c_int) -> Result<Self, String> {
         let mut problems = Vec::new();
-        let load = |name: &OsStr, folder: Option<&Path>, root: &Path| {
-            let nvrtc = Self::load(name, folder, root)?;
-            if nvrtc.major <= most {
-                Ok(nvrtc)
-            } else {
-                Err(format!("{} is newer than the driver, of CUDA {most}", nvrtc.version))
-            }
-        };
         let (roots, only) = roots();
         for root in &roots {
             for lib in ["lib64", "lib", "bin"].map(|d| root.join(d)) {
                 for path in NAMES.iter().map(|name| lib.join(name)).filter(|path| path.exists()) {
-                    match load(path.as_os_str(), Some(&lib), root) {
+                    match Self::load(path.as_os_str(), Some(&lib), root).and_then(|nvrtc| nvrtc.at_most(most)) {
                         Ok(nvrtc) => return Ok(nvrtc),
                         Err(problem) => problems.push(problem),
                     }
@@ -101,11 +93,13 @@ impl Nvrtc {
         // Then by what the system's loader knows, with headers from the usual place.
         for name in if only { &[] } else { NAMES } {
             let root = roots.iter().find(|r| r.join("include/cuda_fp16.h").exists());
-            match load(OsStr::new(name), None, root.map_or(Path::new(""), PathBuf::as_path)) {
+            // A loader that knows no such name is no problem to speak of.
+            let Ok(nvrtc) = Self::load(OsStr::new(name), None, root.map_or(Path::new(""), PathBuf::as_path)) else {
+                continue;
+            };
+            match nvrtc.at_most(most) {
                 Ok(nvrtc) => return Ok(nvrtc),
-                // A loader that knows no such name is no problem to speak of.
-                Err(problem) if problem.contains("newer than the driver") => problems.push(problem),
-                Err(_) => {}
+                Err(problem) => problems.push(problem),
             }
         }
         let why = problems.first().map(|p| format!(" ({p})")).unwrap_or_default();
@@ -114,6 +108,14 @@ impl Nvrtc {
              nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt` and set CCL_NVRTC_DIR to their nvidia/cu13; a plan \
              made by `ccl compile --target cuda:sm_90a` on a machine with NVRTC needs none"
         ))
+    }
+
+    /// Itself where a driver of this major version takes its code.
+    fn at_most(self, most: c_int) -> Result<Self, String> {
+        if self.major <= most {
+            return Ok(self);
+        }
+        Err(format!("{} is newer than the driver, of CUDA {most}", self.version))
     }
 
     fn load(name: &OsStr, folder: Option<&Path>, root: &Path) -> Result<Self, String> {

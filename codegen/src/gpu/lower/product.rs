@@ -205,7 +205,9 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let (batches, m) = (count(&parts.batches), count(&parts.rows));
     let (n, k) = (parts.n as u64, parts.k as u64);
     let along = [parts.a.is_along(), parts.b.is_along()];
-    let bulk = batches == 1 && parts.rows.len() == 1 && parts.a.align() == 8 && parts.b.align() == 8;
+    let aligns = [parts.a.align(), parts.b.align()];
+    let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
+    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
     let problem = ProductProblem { batches, m, n, k, along, bulk };
     let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
     let plain = tile(target);
@@ -240,7 +242,6 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let output = Columns { slot: args.output(0)?, wide: wide(first, &[]), fixed: false };
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
-    let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
     let cubes = match &tensor {
         Some(tile) => tile.cubes(tiles, target.multiprocessors()),
         None => tiles[0].saturating_mul(tiles[1]),
@@ -260,8 +261,8 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
         };
         return args.launch(Kernel::Product(kernel), cubes, [plain.units(), 1, 1]);
     };
-    let a = TensorFactor { slot: slot_a, along: parts.a.is_along(), align: parts.a.align() };
-    let b = TensorFactor { slot: slot_b, along: parts.b.is_along(), align: parts.b.align() };
+    let a = TensorFactor { slot: slot_a, along: along[0], align: aligns[0] };
+    let b = TensorFactor { slot: slot_b, along: along[1], align: aligns[1] };
     let epilogue = parts.epilogue;
     let kernel = TensorProduct { batch_rank, row_rank, tile, a, b, bias, extras, epilogue, output };
     args.launch(Kernel::TensorProduct(kernel), cubes, [tile.units(), 1, 1])

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::attention::AttentionTile;
-use super::product::{DEPTH, Factor, ProductTile};
+use super::product::{DEPTH, ProductTile};
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention_keys::{Keys, at};
 use crate::gpu::launch::Launch;
@@ -63,7 +63,7 @@ impl Problem {
         match &launch.blueprint.kernel {
             Kernel::TensorProduct(p) => {
                 let [batches, m, n, k] = [0, 1, 2, 3].map(|i| u64::from(launch.sizes[i]));
-                let bulk = ProductProblem::is_bulk(batches, p.row_rank, [&p.a, &p.b]);
+                let bulk = ProductProblem::is_bulk(batches, p.row_rank, [p.a.align, p.b.align]);
                 Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along], bulk }))
             }
             Kernel::TensorAttention(a) => {
@@ -151,8 +151,8 @@ impl ProductProblem {
     }
 
     /// Whether the copy engine can bring the factors: two matrices whose lines begin at multiples of 16 bytes.
-    pub fn is_bulk(batches: u64, row_rank: u32, factors: [&Factor; 2]) -> bool {
-        batches == 1 && row_rank == 1 && factors.iter().all(|f| f.align == 8)
+    pub fn is_bulk(batches: u64, row_rank: u32, aligns: [u32; 2]) -> bool {
+        batches == 1 && row_rank == 1 && aligns == [8, 8]
     }
 
     /// The tiles, largest first.
