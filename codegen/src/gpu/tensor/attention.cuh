@@ -11,7 +11,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   Source keys, values;
   sources(keys, values, buffers, sizes, w);
   const u32 steps = (w.to - w.from + BK - 1) / BK;
-  queries_tile(q_at, buffers, sizes, w);
+  queries_tile<THREADS>(q_at, buffers, sizes, w);
   if (steps > 0) keys.tile<THREADS, BK>(k_at, w.from, w.to);
   copies_end();
   if (steps > 0) values.tile<THREADS, BK>(v_at, w.from, w.to);

@@ -4,7 +4,7 @@ use ccl_ir::ops::NO_KEYS;
 use ccl_ir::partition::Edge;
 use serde::{Deserialize, Serialize};
 
-use super::{COMMON, GROUP, OfHead};
+use super::{BARRIERS, COMMON, GROUP, OfHead};
 use crate::gpu::blueprint::{Class, Slot};
 use crate::gpu::kernels::attention::Attention;
 use crate::gpu::kernels::attention_keys::Keys;
@@ -28,6 +28,13 @@ pub struct AttentionTile {
     pub warps_k: u32,
     /// Keys of one set, a multiple of 16.
     pub keys: u32,
+    /// Warps that bring the tiles for all others: four, or none where each copies its share.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub bringers: u32,
+}
+
+fn is_none(n: &u32) -> bool {
+    *n == 0
 }
 
 impl AttentionTile {
@@ -39,7 +46,7 @@ impl AttentionTile {
             (_, ..=32) => (4, 32),
             _ => (4, 64),
         };
-        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys }
+        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys, bringers: 0 }
     }
 
     /// Queries of a cube.
@@ -49,14 +56,16 @@ impl AttentionTile {
 
     /// Units of a cube.
     pub fn units(&self) -> u32 {
-        32 * self.warps_q * self.warps_k
+        32 * (self.warps_q * self.warps_k + self.bringers)
     }
 
-    /// Shared memory of a cube in bytes: queries, two tiles of keys and two of values; at the end the results of half of the sets.
+    /// Shared memory of a cube in bytes: queries, two tiles of keys and two of values, two barriers for each of them; at the end the results of half
+    /// of the sets.
     pub fn shared_bytes(&self, dim: u32) -> u32 {
         let tiles = 2 * dim * (self.queries() + 4 * self.warps_k * self.keys);
         let sums = self.warps_k / 2 * self.warps_q * 32 * self.row_tiles * (dim / 2 + 4) * 4;
-        tiles.max(sums)
+        let barriers = if self.bringers > 0 { 64 } else { 0 };
+        (tiles + barriers).max(sums)
     }
 }
 
@@ -105,7 +114,11 @@ impl TensorAttention {
         p.define("SCORES_MORE", scores(false));
         let values = Group { half, columns: dim, sums: "result", first: false, turn_b: true };
         p.define("VALUES_MORE", values.of_registers("left[j]"));
-        p.finish(&[COMMON, GROUP, keys, parts, include_str!("attention_group.cuh")])
+        let products = include_str!("attention_products.cuh");
+        if tile.bringers == 0 {
+            return p.finish(&[COMMON, GROUP, keys, parts, products, include_str!("attention_group.cuh")]);
+        }
+        p.finish(&[COMMON, GROUP, BARRIERS, keys, parts, products, include_str!("attention_turns.cuh")])
     }
 }
 

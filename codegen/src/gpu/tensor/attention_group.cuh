@@ -1,31 +1,5 @@
-// Attention with `wgmma`: four warps multiply 64 queries with tiles of keys and values straight from shared memory. The scores of one tile are
-// computed while the values of the tile before it are added up, and weights are made of the former while the latter goes on.
-
-static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0 && DIM % 64 == 0, "four warps have 64 queries");
-
-__device__ __forceinline__ void scores_of(float (&score)[KEYS][4], u32 q_at, u32 k_at) {
-#pragma unroll
-  for (int d = 0; d < DEPTHS; d++) {
-    // 16 channels: 32 bytes of each row, in blocks of 64 channels.
-    const u64 left = matrix(q_at + d / 4 * (BQ * 128) + d % 4 * 32, 16, 1024), right = matrix(k_at + d / 4 * (BK * 128) + d % 4 * 32, 16, 1024);
-    if (d == 0) {
-      SCORES_FIRST
-    } else {
-      SCORES_MORE
-    }
-  }
-  products_end();
-}
-
-__device__ __forceinline__ void values_of(float (&result)[COLUMNS][4], const u32 (&left)[KEYS / 2][4], u32 v_at) {
-#pragma unroll
-  for (int j = 0; j < KEYS / 2; j++) {
-    // 16 values: two blocks of eight lines.
-    const u64 right = matrix(v_at + j * 2048, BK * 128, 1024);
-    VALUES_MORE
-  }
-  products_end();
-}
+// Attention with `wgmma`: the scores of one tile are computed while the values of the tile before it are added up, and weights are made of the former
+// while the latter goes on.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -42,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const u32 steps = (w.to - w.from + BK - 1) / BK;
   float result[1][COLUMNS][4] = {}, top[1][2] = {{FLOOR, FLOOR}}, sum[1][2] = {};
   if (steps > 0) {
-    queries_tile(q_at, buffers, sizes, w);
+    queries_tile<THREADS>(q_at, buffers, sizes, w);
     keys.tile<THREADS, BK>(k_at, w.from, w.to);
     copies_end();
     values.tile<THREADS, BK>(v_at, w.from, w.to);

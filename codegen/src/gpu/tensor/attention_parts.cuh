@@ -40,9 +40,10 @@ __device__ __forceinline__ bool work_of(Work& w, const Buffers& buffers, const u
   return true;
 }
 
-// Brings the cube's queries to shared memory, zeros behind the last one.
+// Brings the cube's queries to shared memory, zeros behind the last one: its first UNITS threads.
+template <int UNITS>
 __device__ __forceinline__ void queries_tile(u32 place, const Buffers& buffers, const u32* sizes, const Work& w) {
-  constexpr int STEP = THREADS / CHUNKS;
+  constexpr int STEP = UNITS / CHUNKS;
   const half_t* q = Q_BUFFER + base<Q, 1>(sizes, w.batch, w.head);
   const u32 chunk = threadIdx.x % CHUNKS;
 #pragma unroll

@@ -16,6 +16,9 @@ const COMMON: &str = include_str!("common.cuh");
 /// What those with `wgmma` share.
 const GROUP: &str = include_str!("group.cuh");
 
+/// What those share in which some warps bring what others multiply.
+const BARRIERS: &str = include_str!("barriers.cuh");
+
 /// A tile of attention, and what its heads are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OfHead<T> {

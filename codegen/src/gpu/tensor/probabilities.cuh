@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   sources(keys, values, buffers, sizes, w);
   // The rest of a narrower window weighs nothing.
   const u32 width = sizes[OUT + 1], steps = (w.to + BK - 1) / BK, all = steps == 1 ? (width + BK - 1) / BK : steps + (width + BK - 1) / BK;
-  queries_tile(q_at, buffers, sizes, w);
+  queries_tile<THREADS>(q_at, buffers, sizes, w);
   keys.tile<THREADS, BK>(k_at, 0, w.to);
   copies_end();
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
-use super::{COMMON, GROUP};
+use super::{BARRIERS, COMMON, GROUP};
 use crate::gpu::blueprint::{Class, Program, Slot};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::TensorCores;
@@ -161,16 +161,16 @@ impl TensorProduct {
         } else {
             self.rows_end()
         };
-        let mut pipeline = "";
+        let (mut barriers, mut pipeline) = ("", "");
         if tile.is_bulk() {
-            pipeline = include_str!("product_pipeline.cuh");
+            (barriers, pipeline) = (BARRIERS, include_str!("product_pipeline.cuh"));
             kernel =
                 if tile.slices > 1 { include_str!("product_cluster.cuh") } else { include_str!("product_bulk.cuh") };
             p.map("a_map");
             p.map("b_map");
         }
         let parts = include_str!("product_parts.cuh");
-        p.finish(&[COMMON, group, FUNCTIONS, &program, &operands, parts, leave, pipeline, kernel, &ends])
+        p.finish(&[COMMON, group, barriers, FUNCTIONS, &program, &operands, parts, leave, pipeline, kernel, &ends])
     }
 
     /// What the copy engine is told of the factors, where it brings them: boxes as wide as a line of 128 bytes.

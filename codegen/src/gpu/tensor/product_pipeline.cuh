@@ -9,21 +9,6 @@ constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1), STRIPS = BN / STRIP;
 static_assert(MI == 1 && WARPS_N == 1 && BN % STRIP == 0, "four warps have 64 whole rows");
 constexpr int STRIPS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = STRIPS_AT + SETS * 4 * 16 * PITCH * 4;
 
-__device__ __forceinline__ void barrier_init(u32 at, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory"); }
-__device__ __forceinline__ void barrier_wait(u32 at, u32 parity) {
-  asm volatile(
-      "{\n.reg .pred there;\n"
-      "wait:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 there, [%0], %1;\n"
-      "@there bra done;\n"
-      "bra wait;\n"
-      "done:\n}" ::"r"(at), "r"(parity) : "memory");
-}
-// This phase ends when so many bytes have come.
-__device__ __forceinline__ void barrier_expect(u32 at, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void barrier_tell(u32 at) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory"); }
 // A box of a matrix.
 __device__ __forceinline__ void bring(u32 to, const TensorMap& map, u32 inner, u32 outer, u32 barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(&map), "r"(inner), "r"(outer), "r"(barrier) : "memory");

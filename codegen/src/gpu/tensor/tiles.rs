@@ -292,11 +292,19 @@ impl AttentionProblem {
     pub fn tiles(&self, target: &Target) -> impl Iterator<Item = AttentionTile> {
         let tile = |warps_q, row_tiles, warps_k, keys| {
             let cores = TensorCores::Mma;
-            AttentionTile { cores, warps_q, row_tiles, warps_k, keys }
+            AttentionTile { cores, warps_q, row_tiles, warps_k, keys, bringers: 0 }
         };
         let group = |warps_q, keys| AttentionTile { cores: TensorCores::Wgmma, ..tile(warps_q, 1, 1, keys) };
-        let large =
-            [group(8, 128), group(4, 128), tile(4, 2, 1, 64), tile(4, 2, 1, 32), tile(4, 1, 1, 64), tile(4, 1, 1, 32)];
+        let turns = |warps_q, keys| AttentionTile { bringers: 4, ..group(warps_q, keys) };
+        let large = [
+            group(8, 128),
+            turns(8, 128),
+            group(4, 128),
+            tile(4, 2, 1, 64),
+            tile(4, 2, 1, 32),
+            tile(4, 1, 1, 64),
+            tile(4, 1, 1, 32),
+        ];
         let list: &[AttentionTile] = match (self.queries, self.keys) {
             // Few queries: the warps share the keys.
             (..=16, ..=64) => &[tile(1, 1, 2, 16), tile(1, 1, 1, 16)],

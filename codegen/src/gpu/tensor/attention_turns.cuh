@@ -1,0 +1,116 @@
+// Attention with `wgmma` whose tiles four warps bring for all others, so that two sets of four that multiply need not go in step: they take turns at
+// the tensor cores, and one makes weights of its scores while the other multiplies (Shah et al., FlashAttention-3, 2024, section 3.1).
+
+constexpr int SETS = WARPS_Q / 4, BRINGERS = 128, UNITS = BRINGERS + THREADS;
+constexpr int BARRIERS_AT = Q_BYTES + 4 * TILE_BYTES;
+static_assert(SETS <= 2, "two sets take turns");
+
+// A barrier that a tile is there and one that all warps have read it, for each of two places of keys, then of values.
+struct Places {
+  u32 barriers, shared;
+  __device__ __forceinline__ u32 there(u32 kind, u32 step) const { return barriers + (kind * 2 + step % 2) * 16; }
+  __device__ __forceinline__ u32 free(u32 kind, u32 step) const { return there(kind, step) + 8; }
+  __device__ __forceinline__ u32 at(u32 kind, u32 step) const { return shared + Q_BYTES + (kind * 2 + step % 2) * TILE_BYTES; }
+  // How often a place was gone through before.
+  static __device__ __forceinline__ u32 round(u32 step) { return step / 2 % 2; }
+};
+enum { OF_KEYS, OF_VALUES };
+
+// Brings a tile once its place is free.
+__device__ __forceinline__ void bring(const Places& places, u32 kind, u32 step, const Source& source, const Work& w) {
+  barrier_wait(places.free(kind, step), Places::round(step) ^ 1);
+  source.tile<BRINGERS, BK>(places.at(kind, step), w.from + step * BK, w.to);
+  copies_end();
+  copies_wait<0>();
+  copies_shown();
+  barrier_tell(places.there(kind, step));
+}
+
+// Set `set` may use the tensor cores; waits until this one may. Turns are barriers of all that multiply: half of them wait.
+__device__ __forceinline__ void turn_give(u32 set) {
+  if constexpr (SETS > 1) asm volatile("bar.arrive %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
+}
+__device__ __forceinline__ void turn_take(u32 set) {
+  if constexpr (SETS > 1) asm volatile("bar.sync %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
+}
+
+extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const u32* sizes = info.scalars_u32;
+  const Buffers buffers = {ARGUMENTS};
+  Work w;
+  if (!work_of(w, buffers, sizes)) return;
+  const u32 q_at = shared_address(memory), steps = (w.to - w.from + BK - 1) / BK;
+  const Places places = {q_at + BARRIERS_AT, q_at};
+  if (threadIdx.x == 0) {
+    for (int b = 0; b < 4; b++) {
+      barrier_init(places.barriers + b * 16, BRINGERS);
+      barrier_init(places.barriers + b * 16 + 8, WARPS);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < BRINGERS) {
+    if constexpr (SETS == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    Source keys, values;
+    sources(keys, values, buffers, sizes, w);
+    if (steps > 0) queries_tile<BRINGERS>(q_at, buffers, sizes, w);
+#pragma unroll 1
+    for (u32 step = 0; step < steps; step++) {
+      bring(places, OF_KEYS, step, keys, w);
+      bring(places, OF_VALUES, step, values, w);
+    }
+    return;
+  }
+  if constexpr (SETS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+  const u32 lane = threadIdx.x % 32, warp = (threadIdx.x - BRINGERS) / 32, set = warp / 4, other = SETS - 1 - set;
+  // The 64 queries of these four warps.
+  const u32 mine = q_at + set * 64 * 128;
+  float result[1][COLUMNS][4] = {}, top[1][2] = {{FLOOR, FLOOR}}, sum[1][2] = {};
+  if (steps > 0) {
+    float score[1][KEYS][4], keep[2];
+    u32 left[KEYS / 2][4];
+    barrier_wait(places.there(OF_KEYS, 0), 0);
+    products_begin();
+    scores_of(score[0], mine, places.at(OF_KEYS, 0));
+    products_wait<0>();
+    products_there(score[0]);
+    if (lane == 0) barrier_tell(places.free(OF_KEYS, 0));
+    if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
+    soften(score[0], top[0], sum[0], keep);
+#pragma unroll
+    for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+    if (set == 1 && steps > 1) turn_give(other);
+
+#pragma unroll 1
+    for (u32 step = 0; step + 1 < steps; step++) {
+      const u32 first = w.from + (step + 1) * BK;
+      barrier_wait(places.there(OF_KEYS, step + 1), Places::round(step + 1));
+      barrier_wait(places.there(OF_VALUES, step), Places::round(step));
+      turn_take(set);
+      products_begin();
+      scores_of(score[0], mine, places.at(OF_KEYS, step + 1));
+      values_of(result[0], left, places.at(OF_VALUES, step));
+      // The first set has begun, so its turns are one ahead.
+      if (set == 0 || step + 2 < steps) turn_give(other);
+      products_wait<1>();
+      products_there(score[0]);
+      if (lane == 0) barrier_tell(places.free(OF_KEYS, step + 1));
+      if (HAS_TERMS || first + BK > w.to) hide(score, first + lane % 4 * 2, buffers, sizes, w);
+      soften(score[0], top[0], sum[0], keep);
+      products_wait<0>();
+      products_there(result[0]);
+      if (lane == 0) barrier_tell(places.free(OF_VALUES, step));
+      weigh(result[0], keep);
+#pragma unroll
+      for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+    }
+    barrier_wait(places.there(OF_VALUES, steps - 1), Places::round(steps - 1));
+    products_begin();
+    values_of(result[0], left, places.at(OF_VALUES, steps - 1));
+    products_wait<0>();
+    products_there(result[0]);
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) sum[0][half] = sum_of_four(sum[0][half]);
+  finish(result, top, sum, warp, buffers, sizes, w);
+}
