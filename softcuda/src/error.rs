@@ -11,7 +11,8 @@ pub enum FaultKind {
     SharedRange,
     /// A read of shared memory that nothing in this block wrote.
     Uninitialised,
-    /// Two warps touched the same shared byte with no barrier between, and one of them wrote it.
+    /// Two warps touched the same shared byte with no barrier between, and one of them wrote it. Between blocks of a
+    /// cluster it takes the cluster's barrier; the end of a block is as good as a write.
     Race,
     /// A byte of shared memory was touched while an asynchronous copy into it was pending.
     PendingCopy,

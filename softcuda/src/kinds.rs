@@ -203,6 +203,8 @@ pub(crate) enum Space {
     Generic,
     Global,
     Shared,
+    /// Shared memory of all blocks of the cluster. Only loads know it: everything else keeps to the block's own.
+    Cluster,
     Local,
     Param,
     Const,
@@ -255,4 +257,52 @@ pub(crate) enum Shape {
     M16N16K16,
     M32N8K16,
     M8N32K16,
+}
+
+/// Classes that the statistics count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Class {
+    Move,
+    Integer,
+    Float,
+    Special,
+    Convert,
+    Control,
+    Global,
+    Shared,
+    Other,
+    Warp,
+    Barrier,
+    Matrix,
+    Copy,
+}
+
+/// Number of classes.
+pub(crate) const CLASSES: usize = 13;
+
+/// Registers whose value the launch decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(crate) enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    /// The block's rank in its cluster.
+    ClusterRank,
+    Clusterid(u8),
+    Nclusterid(u8),
+    Lane,
+    Warp,
+    Nwarp,
+    Smid,
+    Nsmid,
+    DynamicShared,
+    TotalShared,
+    LaneMaskEq,
+    LaneMaskLt,
+    LaneMaskLe,
+    LaneMaskGt,
+    LaneMaskGe,
 }

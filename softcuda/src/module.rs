@@ -109,6 +109,9 @@ impl Module {
         if grid.cubes.contains(&0) || grid.cubes[1] > 65535 || grid.cubes[2] > 65535 {
             return Err(fail(format!("a grid of {:?} blocks", grid.cubes)));
         }
+        if !grid.cubes[0].is_multiple_of(kernel.cluster) {
+            return Err(fail(format!("a grid of {:?} blocks for clusters of {}", grid.cubes, kernel.cluster)));
+        }
         let shared = kernel.dynamic_base.max(kernel.static_shared) as u64 + u64::from(grid.dynamic_shared);
         if shared > u64::from(MAX_SHARED) {
             return Err(fail(format!("{shared} bytes of shared memory in a block")));

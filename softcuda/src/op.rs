@@ -181,6 +181,21 @@ pub(crate) enum Op {
         arrive: bool,
         reduce: Option<(Vote, Row, bool, Row)>,
     },
+    /// `barrier.cluster.arrive`; without `release` it orders nothing.
+    ClusterArrive {
+        release: bool,
+        aligned: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+    /// The address of the same place in another block of the cluster.
+    Mapa {
+        space: Space,
+        d: Row,
+        a: Row,
+        rank: Row,
+    },
     WarpBar {
         mask: Row,
     },
@@ -308,28 +323,6 @@ pub(crate) enum Op {
     GroupMma(Box<GroupMma>),
 }
 
-/// Classes that the statistics count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) enum Class {
-    Move,
-    Integer,
-    Float,
-    Special,
-    Convert,
-    Control,
-    Global,
-    Shared,
-    Other,
-    Warp,
-    Barrier,
-    Matrix,
-    Copy,
-}
-
-/// Number of classes.
-pub(crate) const CLASSES: usize = 13;
-
 /// One decoded instruction.
 #[derive(Clone, Debug)]
 pub(crate) struct Inst {
@@ -345,30 +338,6 @@ pub(crate) struct Inst {
     pub source: u32,
     /// It touches registers of asynchronous products.
     pub watched: bool,
-}
-
-/// Registers whose value the launch decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) enum Special {
-    Tid(u8),
-    Ntid(u8),
-    Ctaid(u8),
-    Nctaid(u8),
-    Lane,
-    Warp,
-    Nwarp,
-    Zero,
-    One,
-    Smid,
-    Nsmid,
-    DynamicShared,
-    TotalShared,
-    LaneMaskEq,
-    LaneMaskLt,
-    LaneMaskLe,
-    LaneMaskGt,
-    LaneMaskGe,
 }
 
 /// One kernel, decoded.
@@ -389,7 +358,9 @@ pub(crate) struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `maxntid` is exact (`.reqntid`).
     pub exact_threads: bool,
-    /// Blocks can't see each other's work: no atomics on global memory, no clocks.
+    /// Blocks of a cluster, side by side along the first axis; one where the kernel names none.
+    pub cluster: u32,
+    /// Clusters can't see each other's work: no atomics on global memory, no clocks.
     pub independent: bool,
     /// It has bulk copies or barriers in shared memory.
     pub bulk: bool,

@@ -110,7 +110,11 @@ pub(crate) fn operands(op: &Op, mut f: impl FnMut(Row, bool)) {
         Op::CpAsync { dst, src, src_size, ignore, .. } => {
             each(&[dst.base, src.base, *src_size, *ignore], false);
         }
-        Op::BulkCommit | Op::BulkWait { .. } => {}
+        Op::BulkCommit | Op::BulkWait { .. } | Op::ClusterArrive { .. } | Op::ClusterWait { .. } => {}
+        Op::Mapa { d, a, rank, .. } => {
+            each(&[*a, *rank], false);
+            each(&[*d], true);
+        }
         Op::MbInit { at, count: more } | Op::MbExpect { at, bytes: more } => each(&[at.addr.base, *more], false),
         Op::MbInval { at } => each(&[at.addr.base], false),
         Op::MbArrive { d, at, count, bytes, .. } => {

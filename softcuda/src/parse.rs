@@ -7,6 +7,9 @@ use crate::error::Error;
 use crate::lex::{Spanned, Token, float, integer, lex};
 use crate::op::{Kernel, Ty};
 
+/// The most blocks of a cluster that every device runs.
+const MAX_CLUSTER: u32 = 8;
+
 /// A variable of the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum GlobalVar {
@@ -36,6 +39,8 @@ pub(crate) struct Function {
     pub body: Option<usize>,
     pub max_threads: Option<[u32; 3]>,
     pub exact_threads: bool,
+    /// Blocks of a cluster, where the kernel says so.
+    pub cluster: Option<u32>,
 }
 
 /// Everything that the module level declares.
@@ -273,6 +278,18 @@ fn variable(at: &mut Cursor, space: &str, external: bool, symbols: &mut Symbols)
     at.expect(';')
 }
 
+/// One to three sizes; those that aren't given are one.
+fn sizes(at: &mut Cursor) -> Result<[u32; 3], String> {
+    let mut size = [1u32; 3];
+    for (i, slot) in size.iter_mut().enumerate() {
+        if i == 0 || at.eat(',') {
+            let n = at.number()?;
+            *slot = u32::try_from(n).map_err(|_| format!("{n} is no size"))?;
+        }
+    }
+    Ok(size)
+}
+
 fn function(at: &mut Cursor, entry: bool, symbols: &mut Symbols) -> Result<(), String> {
     let returns = if entry { Vec::new() } else { params(at)? };
     let name = at.word()?.to_string();
@@ -283,6 +300,7 @@ fn function(at: &mut Cursor, entry: bool, symbols: &mut Symbols) -> Result<(), S
         body: None,
         max_threads: None,
         exact_threads: false,
+        cluster: None,
     };
     loop {
         if at.eat(';') {
@@ -296,15 +314,17 @@ fn function(at: &mut Cursor, entry: bool, symbols: &mut Symbols) -> Result<(), S
         let directive = at.word()?;
         match directive {
             ".maxntid" | ".reqntid" => {
-                let mut size = [1u32; 3];
-                for (i, slot) in size.iter_mut().enumerate() {
-                    if i == 0 || at.eat(',') {
-                        *slot = at.number()? as u32;
-                    }
-                }
-                f.max_threads = Some(size);
+                f.max_threads = Some(sizes(at)?);
                 f.exact_threads = directive == ".reqntid";
             }
+            ".reqnctapercluster" => match sizes(at)? {
+                [n @ 1..=MAX_CLUSTER, 1, 1] => f.cluster = Some(n),
+                other => {
+                    return Err(format!(
+                        "clusters of {other:?} blocks aren't supported, only of up to {MAX_CLUSTER} along the first axis"
+                    ));
+                }
+            },
             ".minnctapersm" | ".maxnreg" | ".maxclusterrank" => {
                 at.number()?;
             }

@@ -330,7 +330,7 @@ impl Emit<'_> {
 pub(super) fn access_class(space: Space) -> Class {
     match space {
         Space::Global | Space::Generic => Class::Global,
-        Space::Shared => Class::Shared,
+        Space::Shared | Space::Cluster => Class::Shared,
         _ => Class::Other,
     }
 }

@@ -44,6 +44,7 @@ impl Emit<'_> {
             "st" => self.store(mods, args).map(Some),
             "atom" | "red" => self.atomic(head == "red", mods, args).map(Some),
             "cp" if mods.parts.get(1) == Some(&"bulk") => self.bulk(mods, args).map(Some),
+            "mapa" => self.map_address(mods, args).map(Some),
             "mbarrier" => self.mbarrier(mods, args).map(Some),
             "cp" if mods.parts.first() == Some(&"async") => self.copy(mods, args),
             "prefetch" | "prefetchu" | "applypriority" | "discard" | "griddepcontrol" | "nanosleep" | "setmaxnreg" => {
@@ -62,13 +63,26 @@ impl Emit<'_> {
         }
     }
 
+    fn map_address(&mut self, mods: &mut Mods, args: &[Arg]) -> Decoded {
+        count(args, 3)?;
+        // Addresses of 32 bits can only be those of shared memory.
+        let space = match (mods.has("shared::cluster"), mods.ty(0)?) {
+            (true, Ty::U32 | Ty::U64) | (false, Ty::U32) => Space::Shared,
+            (false, Ty::U64) => Space::Generic,
+            _ => return Err("mapa is of .u32 or .u64".into()),
+        };
+        let (d, a) = (self.dest(&args[0])?, self.value(&args[1])?);
+        let rank = self.typed_value(&args[2], Some(Ty::U32))?;
+        Ok((Op::Mapa { space, d, a, rank }, Class::Move))
+    }
+
     fn vector(mods: &mut Mods) -> usize {
         mods.pick(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1)
     }
 
     fn load(&mut self, mods: &mut Mods, args: &[Arg]) -> Decoded {
         let n = Self::vector(mods);
-        let space = mods.space();
+        let space = if mods.has("shared::cluster") { Space::Cluster } else { mods.space() };
         mods.ignore(&HINTS);
         let ty = mods.ty(0)?;
         if args.len() > 2 && !mods.has("L2::cache_hint") {

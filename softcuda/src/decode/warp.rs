@@ -98,9 +98,7 @@ impl Emit<'_> {
             return Ok((Op::WarpBar { mask }, Class::Barrier));
         }
         if mods.has("cluster") {
-            // Clusters of one block: arriving and waiting are immediate.
-            mods.ignore(&["arrive", "wait", "release", "acquire", "relaxed", "aligned"]);
-            return Ok((Op::Nop, Class::Barrier));
+            return self.cluster_barrier(mods, args);
         }
         mods.has("cta");
         let aligned = mods.has("aligned") || head == "bar";
@@ -127,6 +125,23 @@ impl Emit<'_> {
             None => NONE,
         };
         Ok((Op::Bar { id, count: threads, aligned, arrive, reduce: None }, Class::Barrier))
+    }
+
+    fn cluster_barrier(&mut self, mods: &mut Mods, args: &[Arg]) -> Decoded {
+        count(args, 0)?;
+        let aligned = mods.has("aligned");
+        let op = if mods.has("arrive") {
+            let relaxed = mods.has("relaxed");
+            Op::ClusterArrive { release: mods.has("release") || !relaxed, aligned }
+        } else if mods.has("wait") {
+            mods.has("acquire");
+            Op::ClusterWait { aligned }
+        } else {
+            return Err("barrier.cluster without arrive or wait".into());
+        };
+        // A block alone has nobody to wait for.
+        let alone = self.cluster.unwrap_or(1) == 1;
+        Ok((if alone { Op::Nop } else { op }, Class::Barrier))
     }
 
     fn matrix_move(&mut self, load: bool, mods: &mut Mods, args: &[Arg]) -> Decoded {

@@ -216,6 +216,9 @@ fn launch(
     if grid.cubes.contains(&0) || grid.cubes[1] > 65535 || grid.cubes[2] > 65535 {
         return refuse(format!("a grid of {:?} blocks", grid.cubes));
     }
+    if !grid.cubes[0].is_multiple_of(kernel.cluster) {
+        return refuse(format!("a grid of {:?} blocks for clusters of {}", grid.cubes, kernel.cluster));
+    }
     if threads == 0 || threads > u64::from(most) || grid.units[2] > 64 {
         return refuse(format!("blocks of {:?} threads; {most} are allowed", grid.units));
     }
@@ -271,7 +274,7 @@ pub struct LaunchAttribute {
     value: [u32; 16],
 }
 
-/// Queues a kernel with attributes. Clusters of more than one block are refused.
+/// Queues a kernel with attributes. Clusters of more than one block are refused unless the kernel itself asks for them.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuLaunchKernelEx(
     config: *const LaunchConfig,
@@ -286,11 +289,14 @@ pub extern "C" fn cuLaunchKernelEx(
         }
         // SAFETY: the caller gave a pointer to this structure.
         let config = unsafe { &*config };
+        let f = state.functions.get(&function).ok_or(INVALID_HANDLE)?;
+        let size = f.module.kernel(&f.name).ok_or(INVALID_HANDLE)?.cluster;
         for i in 0..config.count as usize {
             // SAFETY: the array has `count` elements.
             let attribute = unsafe { &*config.attributes.add(i) };
-            if attribute.id == 4 && attribute.value[..3].iter().any(|n| *n > 1) {
-                eprintln!("softcuda: clusters of several blocks aren't supported");
+            let [x, y, z, ..] = attribute.value.map(|n| n.max(1));
+            if attribute.id == 4 && [x, y, z] != [size, 1, 1] {
+                eprintln!("softcuda: clusters of {:?} blocks aren't supported: `{}` has {size}", [x, y, z], f.name);
                 return Err(NOT_SUPPORTED);
             }
         }

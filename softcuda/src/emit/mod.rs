@@ -66,6 +66,8 @@ pub(crate) struct Emit<'a> {
     dynamic_align: u32,
     carry: Option<Row>,
     calls: Vec<String>,
+    /// Blocks of a cluster, where the kernel says so.
+    pub cluster: Option<u32>,
     source: u32,
     line: u32,
 }
@@ -95,6 +97,7 @@ impl<'a> Emit<'a> {
             dynamic_align: 16,
             carry: None,
             calls: vec![name.to_string()],
+            cluster: function.cluster,
             source: 0,
             line: 0,
         };
@@ -140,6 +143,7 @@ impl<'a> Emit<'a> {
             local_bytes: emit.local_top.next_multiple_of(16),
             max_threads: function.max_threads,
             exact_threads: function.exact_threads,
+            cluster: function.cluster.unwrap_or(1),
             independent,
             bulk,
             product_registers,

@@ -149,19 +149,27 @@ impl Emit<'_> {
             _ => None,
         };
         let (head, tail) = name.split_once('.').unwrap_or((name, ""));
+        let size = u64::from(self.cluster.unwrap_or(1));
         let special = match head {
             "%tid" => Special::Tid(axis(tail)?),
             "%ntid" => Special::Ntid(axis(tail)?),
-            "%ctaid" | "%clusterid" => Special::Ctaid(axis(tail)?),
-            "%nctaid" | "%nclusterid" => Special::Nctaid(axis(tail)?),
+            "%ctaid" => Special::Ctaid(axis(tail)?),
+            "%nctaid" => Special::Nctaid(axis(tail)?),
+            "%clusterid" => Special::Clusterid(axis(tail)?),
+            "%nclusterid" => Special::Nclusterid(axis(tail)?),
             "%laneid" => Special::Lane,
             "%warpid" => Special::Warp,
             "%nwarpid" => Special::Nwarp,
             "%smid" => Special::Smid,
             "%nsmid" => Special::Nsmid,
-            "%gridid" | "%cluster_ctarank" | "%cluster_ctaid" => Special::Zero,
-            "%cluster_nctarank" | "%cluster_nctaid" => Special::One,
-            "%is_explicit_cluster" => Special::Zero,
+            "%cluster_ctarank" => Special::ClusterRank,
+            // Clusters extend along the first axis only.
+            "%cluster_ctaid" if axis(tail)? == 0 => Special::ClusterRank,
+            "%cluster_nctarank" => return Some(self.constant(size)),
+            "%cluster_nctaid" if axis(tail)? == 0 => return Some(self.constant(size)),
+            "%cluster_nctaid" => return Some(self.constant(1)),
+            "%is_explicit_cluster" => return Some(self.constant(u64::from(self.cluster.is_some()))),
+            "%gridid" | "%cluster_ctaid" => return Some(ZERO),
             "%dynamic_smem_size" => Special::DynamicShared,
             "%total_smem_size" => Special::TotalShared,
             "%lanemask_eq" => Special::LaneMaskEq,

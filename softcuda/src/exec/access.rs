@@ -119,6 +119,10 @@ impl Block<'_> {
         access: Access,
     ) -> Result<usize, Box<Fault>> {
         if at + u64::from(size) > u64::from(self.shadow.bytes) {
+            let own = self.own_place(lane, at)?;
+            if own != at {
+                return self.check_shared(w, lane, own, size, access);
+            }
             let message = format!("shared access of {size} bytes at {at} in a block that has {}", self.shadow.bytes);
             return Err(Fault::new(FaultKind::SharedRange, lane as u32, message));
         }
@@ -218,14 +222,21 @@ impl Block<'_> {
         if matches!(space, Space::Shared | Space::Local) {
             return self.load_part(w, mask, pc, space, ty, parts, &addr, size);
         }
+        if space == Space::Cluster {
+            return self.load_cluster(w, mask, pc, ty, parts, &addr, size);
+        }
         for (space, mask, addr) in self.by_space(space, mask, &addr) {
-            self.load_part(w, mask, pc, space, ty, parts, &addr, size)?;
+            match space {
+                // Generic addresses reach the other blocks, too.
+                Space::Shared => self.load_cluster(w, mask, pc, ty, parts, &addr, size)?,
+                _ => self.load_part(w, mask, pc, space, ty, parts, &addr, size)?,
+            }
         }
         Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn load_part(
+    pub fn load_part(
         &mut self,
         w: &mut Warp,
         mask: u32,
@@ -253,15 +264,13 @@ impl Block<'_> {
             }
             Space::Shared => {
                 self.count_banks(mask, addr, size);
-                let mut last = u64::MAX;
+                let (mut last, mut at) = (u64::MAX, 0);
                 for lane in lanes(mask) {
-                    let at = addr[lane];
                     // Lanes often read what their neighbour reads.
-                    if at != last {
-                        self.check_shared(w.id, lane, at, size, Access::Read)?;
-                        last = at;
+                    if addr[lane] != last {
+                        at = self.check_shared(w.id, lane, addr[lane], size, Access::Read)?;
+                        last = addr[lane];
                     }
-                    let at = at as usize;
                     for (i, (row, width)) in parts.iter().enumerate() {
                         // SAFETY: the check found the bytes in the block's shared memory.
                         let raw = unsafe { read(self.shared.as_ptr().add(at + i * each as usize), each) };
@@ -269,7 +278,7 @@ impl Block<'_> {
                     }
                 }
             }
-            Space::Local | Space::Param | Space::Generic | Space::Const => {
+            Space::Local | Space::Param | Space::Generic | Space::Const | Space::Cluster => {
                 for lane in lanes(mask) {
                     let own = self.kernel.local_bytes as usize;
                     let (bytes, what) = match space {

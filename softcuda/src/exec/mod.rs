@@ -1,15 +1,17 @@
-//! Runs blocks: warps one after another until each of them waits, then the barriers.
+//! Runs blocks: warps one after another until each of them waits, then the barriers. The blocks of a cluster run together.
 
 mod access;
 mod alu;
 mod atomic;
 mod barrier;
 mod bulk;
+mod cluster;
 mod collective;
 mod convert;
 mod copy;
 mod descriptor;
 mod float;
+mod gate;
 mod group;
 mod half;
 mod integer;
@@ -18,6 +20,7 @@ mod mbarrier;
 mod mma;
 mod product;
 mod proxy;
+mod remote;
 mod shadow;
 mod warp;
 
@@ -32,6 +35,8 @@ use crate::op::{Kernel, Special};
 use crate::stats::Stats;
 use barrier::Barrier;
 use bulk::Copy;
+use cluster::Cluster;
+use gate::Gate;
 use group::Meeting;
 use mbarrier::MBarrier;
 use product::Tile;
@@ -64,6 +69,11 @@ pub(crate) struct Block<'a> {
     pub kernel: &'a Kernel,
     pub grid: Grid,
     pub index: [u32; 3],
+    /// Which block of its cluster it is.
+    pub rank: u32,
+    /// While it runs: the other blocks of the cluster, by rank from the next one on.
+    pub peers: VecDeque<Block<'a>>,
+    pub gate: Gate,
     pub params: &'a [u8],
     /// Live ranges of global memory, in order.
     pub ranges: &'a [(u64, u64)],
@@ -88,22 +98,22 @@ pub(crate) struct Block<'a> {
     pub ticks: u64,
 }
 
-/// Runs a whole grid. Blocks that can't see each other's work run on several threads; the result, the counts and the
+/// Runs a whole grid. Clusters that can't see each other's work run on several threads; the result, the counts and the
 /// fault, if there is one, are those of running them in order.
 pub(crate) fn run(kernel: &Kernel, grid: Grid, params: &[u8], ranges: &[(u64, u64)]) -> Result<Stats, Located> {
-    let total = grid.cubes.iter().map(|n| u64::from(*n)).product::<u64>();
+    let total = grid.cubes.iter().map(|n| u64::from(*n)).product::<u64>() / u64::from(kernel.cluster);
     let queue = Queue { next: AtomicU64::new(1), end: AtomicU64::new(total), faults: Mutex::new(Vec::new()) };
-    let mut block = Block::new(kernel, grid, params, ranges);
+    let mut cluster = Cluster::new(kernel, grid, params, ranges);
     let begin = Instant::now();
-    block.run_at(0)?;
+    cluster.run_at(0)?;
     let workers = if kernel.independent { threads().min(total.saturating_sub(1)) } else { 1 };
     // Threads cost more than what little work there may be.
     let worth = begin.elapsed().saturating_mul(total.min(1 << 20) as u32 - 1) > Duration::from_micros(500);
     let stats = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..if worth { workers } else { 1 })
-            .map(|_| scope.spawn(|| queue.drain(Block::new(kernel, grid, params, ranges))))
+            .map(|_| scope.spawn(|| queue.drain(Cluster::new(kernel, grid, params, ranges))))
             .collect();
-        let mut stats = queue.drain(block);
+        let mut stats = queue.drain(cluster);
         for helper in helpers {
             match helper.join() {
                 Ok(more) => stats.add(&more),
@@ -119,32 +129,32 @@ pub(crate) fn run(kernel: &Kernel, grid: Grid, params: &[u8], ranges: &[(u64, u6
     }
 }
 
-/// Blocks that nobody has begun yet.
+/// Clusters that nobody has begun yet.
 struct Queue {
     next: AtomicU64,
-    /// Blocks from here on don't matter any more.
+    /// Clusters from here on don't matter any more.
     end: AtomicU64,
     faults: Mutex<Vec<(u64, Located)>>,
 }
 
 impl Queue {
-    /// Runs blocks until there are none. They are begun in order: all before a fault end on their own.
-    fn drain(&self, mut block: Block) -> Stats {
+    /// Runs clusters until there are none. They are begun in order: all before a fault end on their own.
+    fn drain(&self, mut cluster: Cluster) -> Stats {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.end.load(Ordering::Relaxed) {
-                return block.stats;
+                return cluster.stats();
             }
-            if let Err(fault) = block.run_at(index) {
+            if let Err(fault) = cluster.run_at(index) {
                 self.end.fetch_min(index, Ordering::Relaxed);
                 self.faults.lock().unwrap_or_else(|broken| broken.into_inner()).push((index, fault));
-                return block.stats;
+                return cluster.stats();
             }
         }
     }
 }
 
-/// Threads that run blocks: `SOFTCUDA_THREADS`, or as many as the host has.
+/// Threads that run clusters: `SOFTCUDA_THREADS`, or as many as the host has.
 fn threads() -> u64 {
     static COUNT: OnceLock<u64> = OnceLock::new();
     *COUNT.get_or_init(|| {
@@ -164,7 +174,7 @@ fn fast_host() -> bool {
 }
 
 impl<'a> Block<'a> {
-    fn new(kernel: &'a Kernel, grid: Grid, params: &'a [u8], ranges: &'a [(u64, u64)]) -> Self {
+    fn new(kernel: &'a Kernel, grid: Grid, params: &'a [u8], ranges: &'a [(u64, u64)], rank: u32) -> Self {
         let threads = grid.units.iter().product::<u32>();
         let warps = threads.div_ceil(32) as usize;
         let shared_bytes =
@@ -173,6 +183,9 @@ impl<'a> Block<'a> {
             kernel,
             grid,
             index: [0; 3],
+            rank,
+            peers: VecDeque::new(),
+            gate: Gate::new(warps, kernel.bulk),
             params,
             ranges,
             recent: vec![(1, 0); kernel.code.len()],
@@ -191,15 +204,16 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn run_at(&mut self, index: u64) -> Result<(), Located> {
+    /// Prepares for the block of an index.
+    fn begin(&mut self, index: u64) {
         let [x, y] = [self.grid.cubes[0], self.grid.cubes[1]].map(u64::from);
         self.index = [index % x, index / x % y, index / x / y].map(|n| n as u32);
         self.reset();
-        self.run()
     }
 
     fn reset(&mut self) {
         self.shadow.reset();
+        self.gate.reset();
         self.meetings.fill(Meeting::default());
         self.tiles.clear();
         self.mbarriers.clear();
@@ -207,7 +221,8 @@ impl<'a> Block<'a> {
         for barrier in &mut self.barriers {
             barrier.reset();
         }
-        let (kernel, grid, index) = (self.kernel, self.grid, self.index);
+        let (kernel, grid, index, rank) = (self.kernel, self.grid, self.index, self.rank);
+        let cluster = [kernel.cluster, 1, 1];
         let shared = self.shared.len() as u64;
         let warps = self.warps.len() as u64;
         for warp in &mut self.warps {
@@ -226,8 +241,9 @@ impl<'a> Block<'a> {
                         Special::Lane => u64::from(lane),
                         Special::Warp => u64::from(id),
                         Special::Nwarp => warps,
-                        Special::Zero => 0,
-                        Special::One => 1,
+                        Special::ClusterRank => u64::from(rank),
+                        Special::Clusterid(a) => u64::from(index[a as usize] / cluster[a as usize]),
+                        Special::Nclusterid(a) => u64::from(grid.cubes[a as usize] / cluster[a as usize]),
                         Special::Smid => 0,
                         Special::Nsmid => 132,
                         Special::DynamicShared => u64::from(grid.dynamic_shared),
@@ -243,7 +259,13 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn run(&mut self) -> Result<(), Located> {
+    /// Whether all its threads have exited.
+    fn ended(&self) -> bool {
+        self.warps.iter().all(|w| w.alive() == 0)
+    }
+
+    /// Runs until the block has ended, or only the other blocks of the cluster can make it go on.
+    fn advance(&mut self) -> Result<(), Located> {
         // Waits for barriers in shared memory are loops, which may also count how often they tried.
         let mut idle = 0;
         loop {
@@ -265,7 +287,7 @@ impl<'a> Block<'a> {
                 Ok(released) => progress |= released,
                 Err((w, pc, fault)) => return Err(self.locate(w, pc, fault)),
             }
-            if self.warps.iter().all(|w| w.alive() == 0) {
+            if self.ended() {
                 if let Some(copy) = self.copies.front() {
                     let message = "the block ends while a bulk copy to its shared memory is under way";
                     let fault = Fault::new(FaultKind::PendingCopy, copy.lane as u32, message);
@@ -278,6 +300,9 @@ impl<'a> Block<'a> {
             }
             idle = if progress { 0 } else { idle + 1 };
             if idle > 100 || idle > 0 && self.warps.iter().all(|w| w.polling == 0) {
+                if self.gate.waits() {
+                    return Ok(());
+                }
                 let (w, pc, fault) = self.stuck();
                 return Err(self.locate(w, pc, fault));
             }

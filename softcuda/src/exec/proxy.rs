@@ -16,6 +16,7 @@ impl Shadow {
     pub fn horizon(&mut self, w: u32) {
         if self.products.is_empty() {
             self.products = vec![0; self.words.len().div_ceil(4)];
+            self.guarded = true;
         }
         for (u, slot) in self.horizons.iter_mut().enumerate() {
             let seen = self.clocks[w as usize * self.warps + u];
@@ -142,14 +143,14 @@ impl Shadow {
         }
     }
 
-    /// Fails if a product under way reads any of the bytes.
+    /// Fails if a product under way reads any of the bytes, or another block read them.
     pub fn unread(&self, at: u32, size: u32) -> Result<(), Broken> {
         for part in at / 16..(at + size).div_ceil(16) {
-            if self.products[part as usize] != 0 {
+            if self.products.get(part as usize).is_some_and(|n| *n != 0) {
                 let message = "write to shared memory that a wgmma or a bulk copy under way reads";
                 return Err(at_byte((FaultKind::PendingProduct, message.into()), at.max(part * 16)));
             }
         }
-        Ok(())
+        self.unread_elsewhere(at, size)
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Cells cover four bytes while all accesses do; a narrower access splits the cell of its word into four.
 
+use super::remote::RemoteRead;
 use crate::error::FaultKind;
 
 pub(super) const WRITTEN: u8 = 1;
@@ -53,6 +54,10 @@ pub(crate) struct Shadow {
     pub clocks: Vec<u32>,
     /// Asynchronous products under way that read each 16 bytes; empty before the first.
     pub(super) products: Vec<u16>,
+    /// Reads by other blocks of the cluster that nothing orders before what this block does.
+    pub(super) remote: Vec<RemoteRead>,
+    /// Writes have to look at `products` and `remote`.
+    pub(super) guarded: bool,
     /// Per warp: the clocks at which it executed `fence.proxy.async`, and the lanes that did not.
     pub(super) shown: Vec<Vec<(u32, u32)>>,
     /// For the warp that issues products: the last clock of each warp whose writes it may read asynchronously.
@@ -78,6 +83,8 @@ impl Shadow {
             narrow_reads: Vec::new(),
             clocks: vec![0; warps * warps],
             products: Vec::new(),
+            remote: Vec::new(),
+            guarded: false,
             shown: vec![Vec::new(); warps],
             horizons: vec![0; warps],
         };
@@ -89,6 +96,8 @@ impl Shadow {
         self.words.fill(Cell::default());
         self.clocks.fill(0);
         self.products.fill(0);
+        self.remote.clear();
+        self.guarded = !self.products.is_empty();
         self.shown.iter_mut().for_each(Vec::clear);
         for w in 0..self.warps {
             self.clocks[w * self.warps + w] = 1;
@@ -115,7 +124,7 @@ impl Shadow {
     /// Checks and records an access of `size` bytes at `at`, which are in range.
     #[inline]
     pub fn touch(&mut self, w: u32, lane: usize, at: u32, size: u32, access: Access) -> Result<(), Broken> {
-        if access != Access::Read && !self.products.is_empty() {
+        if access != Access::Read && self.guarded {
             self.unread(at, size)?;
         }
         if at & 3 == 0 && size & 3 == 0 {

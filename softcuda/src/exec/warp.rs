@@ -176,6 +176,20 @@ impl<'a> Block<'a> {
                             continue 'group;
                         }
                     }
+                    Op::ClusterArrive { release, aligned } => {
+                        if mask != 0 {
+                            self.moved = true;
+                            self.gate_arrive(w, mask, pc, *release, *aligned).map_err(|f| (pc, f))?;
+                        }
+                    }
+                    Op::ClusterWait { aligned } => {
+                        if mask != 0 {
+                            self.moved = true;
+                            self.gate_wait(w, mask, pc, *aligned).map_err(|f| (pc, f))?;
+                            w.set_pcs(group, pc + 1);
+                            continue 'group;
+                        }
+                    }
                     op if op_needs_lanes(op) => {
                         if mask != 0 && !self.collective(w, op, mask, pc).map_err(|f| (pc, f))? {
                             // The other lanes of its mask aren't here yet.
@@ -249,6 +263,7 @@ impl<'a> Block<'a> {
                 self.shadow.show(w.id, mask, w.alive());
                 Ok(())
             }
+            Op::Mapa { space, d, a, rank } => self.map_address(w, mask, *space, *d, *a, *rank),
             Op::Nop => Ok(()),
             Op::Trap => Err(Fault::new(FaultKind::Trap, mask.trailing_zeros(), "trap")),
             Op::Clock { d } => {
