@@ -169,6 +169,60 @@ fn graphs() {
     ok!(d, cuGraphExecDestroy, executable => usize);
 }
 
+/// `CUlaunchConfig`, with at most one attribute: the size of clusters.
+#[repr(C)]
+struct LaunchConfig {
+    cubes: [c_uint; 3],
+    units: [c_uint; 3],
+    dynamic_shared: c_uint,
+    stream: usize,
+    attributes: *const LaunchAttribute,
+    count: c_uint,
+}
+
+/// `CUlaunchAttribute`.
+#[repr(C, align(8))]
+struct LaunchAttribute {
+    id: c_uint,
+    pad: [u8; 4],
+    value: [u32; 16],
+}
+
+#[test]
+fn clusters() {
+    let (_turn, d) = driver();
+    let (sums, alone) = (d.function("clusters", "sums"), d.function("basic", "vadd"));
+    let (mut at, mut n) = (d.alloc(4096), 0i32);
+    let mut params: [*mut c_void; 4] =
+        [(&raw mut at).cast(), (&raw mut at).cast(), (&raw mut at).cast(), (&raw mut n).cast()];
+    let mut launch = |function: usize, blocks: u32, cluster: Option<[u32; 3]>| {
+        let mut value = [0; 16];
+        value[..3].copy_from_slice(&cluster.unwrap_or_default());
+        let attribute = LaunchAttribute { id: 4, pad: [0; 4], value };
+        let config = LaunchConfig {
+            cubes: [blocks, 1, 1],
+            units: [64, 1, 1],
+            dynamic_shared: 0,
+            stream: 0,
+            attributes: &attribute,
+            count: u32::from(cluster.is_some()),
+        };
+        cu!(d, cuLaunchKernelEx, &config => *const LaunchConfig, function => usize,
+            params.as_mut_ptr() => *mut *mut c_void, std::ptr::null_mut() => *mut *mut c_void)
+    };
+    // The attribute has to agree with the kernel, and the grid with the clusters.
+    assert_eq!(launch(sums, 8, Some([4, 1, 1])), 0);
+    assert_eq!(launch(sums, 8, None), 0);
+    assert_eq!(launch(sums, 8, Some([2, 1, 1])), 801);
+    assert_eq!(launch(sums, 8, Some([1, 1, 1])), 801);
+    assert_eq!(launch(sums, 8, Some([4, 2, 1])), 801);
+    assert_eq!(launch(sums, 6, None), 1);
+    assert_eq!(launch(alone, 2, Some([1, 1, 1])), 0);
+    assert_eq!(launch(alone, 2, Some([2, 1, 1])), 801);
+    ok!(d, cuCtxSynchronize,);
+    assert_eq!(d.download(at, 1)[0].to_bits(), (0..4).map(|rank| rank * 64).sum::<u32>());
+}
+
 /// A kernel that fails takes the context with it, which must not happen to the other tests: this one runs its body in a
 /// process of its own.
 #[test]
