@@ -133,6 +133,40 @@ fn a_budget_of_memory_changes_no_byte() {
 }
 
 #[test]
+fn a_driver_that_records_nothing_changes_no_byte() {
+    let Some(device) = cuda() else { return };
+    if !device.software {
+        eprintln!("NOT RUN: only a software driver can be told to refuse");
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let out = dir.path().join("out.safetensors");
+    let sample = |more: fn(Ccl) -> Ccl| {
+        let run = more(ccl(&format!("sample {SPEC} --steps 3 --backend cuda")).on(&data).with("-o", &out)).ok();
+        (fs::read(&out).expect("a result"), run.stderr)
+    };
+    let (recorded, quiet) = sample(|r| r);
+    let (one_by_one, said) = sample(|r| r.env("SOFTCUDA_CAPTURE", "refuse"));
+    assert!(one_by_one == recorded);
+    let warning = "not recorded, its calls run one by one";
+    assert!(said.contains(warning) && !quiet.contains(warning), "{said}");
+}
+
+#[test]
+fn a_compiler_newer_than_the_driver_is_passed_over() {
+    let Some(device) = cuda() else { return };
+    if !device.software {
+        eprintln!("NOT RUN: only a software driver can be told its version");
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let [out, cache] = ["out.safetensors", "cache"].map(|name| dir.path().join(name));
+    let run = forward(&data, &out).env("SOFTCUDA_VERSION", "12080").env("CCL_CACHE_DIR", &cache.to_string_lossy());
+    run.run().fails(1, &["NVRTC 13.0 is newer than the driver, of CUDA 12"]);
+    assert!(!out.exists());
+}
+
+#[test]
 fn backends_that_keep_all_weights_refuse_a_budget() {
     let (dir, data) = (temp_dir(), case("small"));
     let forward = |backend: &str| {

@@ -5,13 +5,14 @@ use std::ffi::{c_int, c_uint, c_ulonglong};
 use super::state::{Capture, Task, initialised, sound};
 use super::{CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_VALUE, call, set};
 
-/// Begins a capture.
+/// Begins a capture; refused where `SOFTCUDA_CAPTURE` is `refuse`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) -> Code {
     call(|| {
         let mut state = sound()?;
         let id = state.stream(stream)?;
-        if id == 0 || state.streams[&id].capture.is_some() {
+        let refused = std::env::var_os("SOFTCUDA_CAPTURE").is_some_and(|word| word == "refuse");
+        if refused || id == 0 || state.streams[&id].capture.is_some() {
             return Err(CAPTURE_UNSUPPORTED);
         }
         let handle = state.handle();
