@@ -9,6 +9,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 row_tiles = sizes[4], column_tiles = sizes[5], parts = row_tiles * column_tiles, set = threadIdx.x / 128;
+  if (threadIdx.x == SETS * 128) announce(a_map), announce(b_map);
   Pipeline pipeline(memory, 0, sizes[3]);
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");

@@ -9,6 +9,8 @@ constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1), STRIPS = BN / STRIP;
 static_assert(MI == 1 && WARPS_N == 1 && BN % STRIP == 0, "four warps have 64 whole rows");
 constexpr int STRIPS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = STRIPS_AT + SETS * 4 * 16 * PITCH * 4;
 
+// A matrix will be asked for: the copy engine reads what it was told of it ahead.
+__device__ __forceinline__ void announce(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // A box of a matrix.
 __device__ __forceinline__ void bring(u32 to, const TensorMap& map, u32 inner, u32 outer, u32 barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(&map), "r"(inner), "r"(outer), "r"(barrier) : "memory");
