@@ -33,18 +33,30 @@ fn ty(dtype: DType, shape: &[usize]) -> TensorType {
 }
 
 /// A linear map of `m` tokens from `k` to `n` channels: with a bias, and for `gate` with gate and residual.
-fn linear(half: DType, [m, n, k]: [usize; 3], gate: bool) -> Sample<Op> {
-    let epilogue = if gate {
-        let steps = vec![
-            Instr::Unary(UnaryKind::GeluTanh, Arg::In(0)),
-            Instr::Binary(BinaryKind::Mul, Arg::Step(0), Arg::In(2)),
-            Instr::Binary(BinaryKind::Add, Arg::In(1), Arg::Step(1)),
-        ];
-        Some(Chain { inputs: 3, steps })
-    } else {
-        None
+/// What is done with the sums of a linear map, besides a bias.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Plain,
+    Gelu,
+    /// A gate that all rows share, and a residual.
+    Gate,
+    /// The same after GELU.
+    GeluGate,
+}
+
+fn linear(half: DType, [m, n, k]: [usize; 3], end: End) -> Sample<Op> {
+    let gelu = Instr::Unary(UnaryKind::GeluTanh, Arg::In(0));
+    let gate = |x| Instr::Binary(BinaryKind::Mul, x, Arg::In(2));
+    let residual = |step| Instr::Binary(BinaryKind::Add, Arg::In(1), Arg::Step(step));
+    let steps = match end {
+        End::Plain => Vec::new(),
+        End::Gelu => vec![gelu],
+        End::Gate => vec![gate(Arg::In(0)), residual(0)],
+        End::GeluGate => vec![gelu, gate(Arg::Step(0)), residual(1)],
     };
-    let rest = if gate { vec![ty(half, &[1, m, n]), ty(DType::F32, &[1, 1, n])] } else { Vec::new() };
+    let extras = matches!(end, End::Gate | End::GeluGate);
+    let rest = if extras { vec![ty(half, &[1, m, n]), ty(DType::F32, &[1, 1, n])] } else { Vec::new() };
+    let epilogue = (end != End::Plain).then_some(Chain { inputs: 1 + rest.len() as u16, steps });
     let inputs = [vec![ty(half, &[1, m, k]), ty(half, &[n, k]), ty(half, &[n])], rest].concat();
     Sample::new(Op::from(ops::Linear { bias: true, epilogue, out: None }), inputs)
 }
@@ -187,8 +199,8 @@ fn products_agree_with_the_reference() {
             let [bm, bn] = tile.sides.map(|s| s as usize);
             // Beyond a tile on all sides, and neither a whole number of tiles nor of eights.
             let sizes = [bm + 9, bn + 24, 136];
-            cases.push((target.clone(), *tile, linear(half, sizes, true), plain));
-            cases.push((target.clone(), *tile, linear(half, [bm / 2 + 1, bn - 3, 67], true), plain));
+            cases.push((target.clone(), *tile, linear(half, sizes, End::GeluGate), plain));
+            cases.push((target.clone(), *tile, linear(half, [bm / 2 + 1, bn - 3, 67], End::GeluGate), plain));
             cases.push((target.clone(), *tile, mat_mul(half, [2, 40, 72, 80], false, Some(DType::F32)), apart));
             cases.push((target.clone(), *tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, None), turned));
             cases.push((target.clone(), *tile, mat_mul(half, [1, 50, 36, 90], true, None), turned));
@@ -199,8 +211,9 @@ fn products_agree_with_the_reference() {
         let half = if at % 2 == 0 { DType::Bf16 } else { DType::F16 };
         let [bm, bn] = tile.sides.map(|s| s as usize);
         let few = Target { parallelism: 1, ..target(90) };
-        cases.push((target(90), tile, linear(half, [bm + 9, bn + 24, 136], true), plain));
-        cases.push((few.clone(), tile, linear(half, [bm + 1, 2 * bn - 3, 328], true), plain));
+        cases.push((target(90), tile, linear(half, [bm + 9, bn + 24, 136], End::GeluGate), plain));
+        cases.push((few.clone(), tile, linear(half, [bm + 1, 2 * bn - 3, 328], End::GeluGate), plain));
+        cases.push((few.clone(), tile, linear(half, [2 * bm - 7, bn + 8, 72], End::Gelu), plain));
         cases.push((few.clone(), tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, Some(DType::F32)), turned));
         cases.push((few, tile, mat_mul(half, [1, 56, 40, 88], true, None), turned));
         if tile.slices > 1 {
@@ -208,7 +221,7 @@ fn products_agree_with_the_reference() {
             cases.push((
                 target(90),
                 tile,
-                linear(half, [bm + 1, bn + 8, 64 * 2 * tile.slices as usize + 72], true),
+                linear(half, [bm + 1, bn + 8, 64 * 2 * tile.slices as usize + 72], End::GeluGate),
                 plain,
             ));
         }
@@ -240,10 +253,11 @@ fn products_agree_with_the_reference() {
 #[test]
 fn few_tiles_share_their_depth() {
     let target = target(90);
-    let tile = |m, n, k| match &launches(&call(&linear(DType::Bf16, [m, n, k], false)), &target)[0].blueprint.kernel {
-        Kernel::TensorProduct(p) => p.tile,
-        other => panic!("{other:?}"),
-    };
+    let tile =
+        |m, n, k| match &launches(&call(&linear(DType::Bf16, [m, n, k], End::Plain)), &target)[0].blueprint.kernel {
+            Kernel::TensorProduct(p) => p.tile,
+            other => panic!("{other:?}"),
+        };
     for tokens in [140, 158, 190] {
         assert!(tile(tokens, 1536, 8960).slices >= 4, "{tokens}");
         assert_eq!(tile(tokens, 8960, 1536).slices, 1, "{tokens}");
@@ -392,12 +406,14 @@ fn no_tile_spills_registers() {
             let all = half == DType::Bf16 && capability <= 90;
             let target = target(capability);
             let mut products = vec![
-                (linear(half, [18480, 5120, 5120], true), false),
+                (linear(half, [18480, 5120, 5120], End::GeluGate), false),
+                (linear(half, [18480, 5120, 13824], End::Gate), false),
+                (linear(half, [18480, 13824, 5120], End::Gelu), false),
                 (mat_mul(half, [1, 18480, 5120, 13824], false, None), false),
                 (mat_mul(half, [1, 5120, 13824, 18480], false, Some(DType::F32)), true),
             ];
             if half == DType::F16 {
-                products.truncate(1);
+                products.truncate(3);
             }
             for (sample, turned) in products {
                 let mut call = call(&sample);

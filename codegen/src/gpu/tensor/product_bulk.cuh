@@ -8,22 +8,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
-  const u32 row_tiles = sizes[4], column_tiles = sizes[5], parts = row_tiles * column_tiles, set = threadIdx.x / 128;
-  if (threadIdx.x == SETS * 128) announce(a_map), announce(b_map);
+  const u32 row_tiles = sizes[4], column_tiles = sizes[5], set = threadIdx.x / 128;
   Pipeline pipeline(memory, 0, sizes[3]);
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == SETS * 128) {
-      for (u32 number = blockIdx.x; number < parts; number += gridDim.x) pipeline.ask(a_map, b_map, Part(number, row_tiles, column_tiles));
+      announce(a_map), announce(b_map);
+      for (u32 number = blockIdx.x; number / column_tiles < row_tiles; number += gridDim.x) pipeline.ask(a_map, b_map, Part(number, row_tiles, column_tiles));
     }
   } else {
     if constexpr (DEALT) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const u32 warp = threadIdx.x / 32;
     float* place = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
-    for (u32 number = blockIdx.x; number < parts; number += gridDim.x) {
+    for (u32 number = blockIdx.x; number / column_tiles < row_tiles; number += gridDim.x) {
       const Part part(number, row_tiles, column_tiles);
-      // What all rows share is on its way while products are made.
-      Ending<STRIPS> ending(buffers, sizes, part.first_row + warp * 16, part.first_column);
+      Ending<STRIPS> ending = {part.first_row + warp * 16, part.first_column};
       float sums[NI][4];
       pipeline.multiply(sums, set, [&]() { ending.prepare(buffers, sizes); });
 #pragma unroll

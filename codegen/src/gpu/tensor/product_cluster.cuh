@@ -47,7 +47,7 @@ extern "C" __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THRE
   if (set < SETS) {
     float* place = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
     for (u32 piece = warp * SLICES + slice; piece < PIECES; piece += WARPS * SLICES) {
-      Ending<1> ending(buffers, sizes, part.first_row + piece / STRIPS * 16, part.first_column + piece % STRIPS * STRIP);
+      Ending<1> ending = {part.first_row + piece / STRIPS * 16, part.first_column + piece % STRIPS * STRIP};
       ending.prepare(buffers, sizes);
       float whole[STRIP / 8][4];
 #pragma unroll

@@ -78,22 +78,20 @@ __device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 s
   }
 }
 
-// The end of a warp's 16 rows of a tile, strip by strip. What rows have each comes a strip ahead.
+// The end of a warp's 16 rows of a tile, strip by strip. What the epilogue reads comes a strip ahead.
 template <int STRIPS>
 struct Ending {
   u32 first_row, first_column;
-  Shared shared[STRIPS];
+  Shared shared[2];
   Lines lines[2];
-  __device__ __forceinline__ Ending(const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) : first_row(first_row), first_column(first_column) {
-#pragma unroll
-    for (int s = 0; s < STRIPS; s++) fetch_shared(buffers, sizes, min(first_column + s * STRIP + threadIdx.x % 32 * 2, sizes[2] - 2), shared[s]);
-  }
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) { fetch(0, buffers, sizes); }
   __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
     if (s + 1 < STRIPS) fetch(s + 1, buffers, sizes);
-    leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, shared[s], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
+    leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, shared[s % 2], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
   }
   __device__ __forceinline__ void fetch(int s, const Buffers& buffers, const u32* sizes) {
-    if constexpr (HAS_LINES) fetch_lines(buffers, sizes, first_row, first_column + s * STRIP, lines[s % 2]);
+    const u32 column = first_column + s * STRIP;
+    fetch_shared(buffers, sizes, min(column + threadIdx.x % 32 * 2, sizes[2] - 2), shared[s % 2]);
+    if constexpr (HAS_LINES) fetch_lines(buffers, sizes, first_row, column, lines[s % 2]);
   }
 };

@@ -46,7 +46,6 @@ __device__ __forceinline__ void finish(const float (&sums)[N][4], int from, floa
 template <int STRIPS>
 struct Ending {
   u32 first_row, first_column;
-  __device__ __forceinline__ Ending(const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) : first_row(first_row), first_column(first_column) {}
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) {}
   __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
     finish<STRIP, PITCH, 4>(sums, s * STRIP / 8, place, buffers, sizes, 0, first_row, first_column + s * STRIP);
