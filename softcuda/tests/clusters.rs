@@ -10,9 +10,12 @@ const SYNC: &str = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait
 /// Loads from the other block what this thread wrote there.
 const READ: &str = "ld.shared::cluster.u32 %r6, [%r5];";
 
+/// %r9 is this block's own place, by an address that the other block could have.
+const OWN: &str = "add.u32 %r8, %r2, 1; shl.b32 %r8, %r8, 24; or.b32 %r9, %r8, %r4;";
+
 /// A kernel for pairs of blocks. Every thread has written its number at %r4; %r5 is that place in the other block. %p1
 /// is true in the block of rank 0, %p2 in that of rank 1, %p3 in the first warp of a block.
-fn pair(body: &str) -> Module {
+fn pair(body: &str) -> String {
     let head = "
         .version 8.0
         .target sm_90
@@ -27,6 +30,7 @@ fn pair(body: &str) -> Module {
             mov.u32 %r1, %tid.x;
             mov.u32 %r2, %cluster_ctarank;
             xor.b32 %r3, %r2, 1;
+            setp.lt.u32 %p0, %r3, %cluster_nctarank;
             setp.eq.u32 %p1, %r2, 0;
             setp.eq.u32 %p2, %r2, 1;
             setp.lt.u32 %p3, %r1, 32;
@@ -34,16 +38,16 @@ fn pair(body: &str) -> Module {
             mov.u32 %r4, box;
             add.u32 %r4, %r4, %r7;
             st.shared.u32 [%r4], %r1;
-            mapa.shared::cluster.u32 %r5, %r4, %r3;
+            @%p0 mapa.shared::cluster.u32 %r5, %r4, %r3;
     ";
-    Module::parse(&format!("{head}\n{body}\nret;\n}}\n")).unwrap()
+    format!("{head}\n{body}\nret;\n}}\n")
 }
 
 /// Runs such a kernel with two warps per block, on three clusters.
 fn run(body: &str) -> Result<(), Error> {
     let memory = Memory::new();
     let at = upload(&memory, &[0u32; 64]);
-    launch(&pair(body), &memory, "k", [6, 1, 1], [64, 1, 1], 0, &[Pointer(at)]).map(drop)
+    launch(&Module::parse(&pair(body)).unwrap(), &memory, "k", [6, 1, 1], [64, 1, 1], 0, &[Pointer(at)]).map(drop)
 }
 
 /// The kernel breaks a rule in the block of rank `rank`, at a line that contains `place`.
@@ -121,7 +125,7 @@ fn what_is_allowed() {
         format!("{SYNC} {READ} {SYNC}"),
         // Addresses of the block's own memory, with and without rank.
         format!("{read_own} ld.shared::cluster.u32 %r6, [%r4];"),
-        format!("{READ_SHIFTED} ld.shared::cluster.u32 %r6, [%r9]; st.shared::cluster.u32 [%r9], %r1; {SYNC}"),
+        format!("{OWN} ld.shared::cluster.u32 %r6, [%r9];"),
         // Arriving early: the bytes were shown by the barrier before.
         format!("{SYNC} barrier.cluster.arrive; {READ} barrier.cluster.wait; {SYNC}"),
         // The owner goes on once the readers have arrived.
@@ -146,9 +150,6 @@ fn what_is_allowed() {
         run(&body).unwrap_or_else(|error| panic!("{body}: {error}"));
     }
 }
-
-/// %r9 is this block's own place, by an address that the other block could have.
-const READ_SHIFTED: &str = "add.u32 %r8, %r2, 1; shl.b32 %r8, %r8, 24; or.b32 %r9, %r8, %r4;";
 
 #[test]
 fn reads_without_order() {
@@ -180,6 +181,22 @@ fn reads_without_order() {
     // Within the block, a relaxed arrival orders nothing either.
     let turned = "xor.b32 %r8, %r7, 512; mov.u32 %r9, box; add.u32 %r9, %r9, %r8;\n ld.shared.u32 %r6, [%r9];";
     refused(&format!("{relaxed}\n {turned}"), Race, 0, "ld.shared", "warp 0 reads what warp 1 wrote");
+}
+
+#[test]
+fn blocks_without_clusters() {
+    let memory = Memory::new();
+    let at = upload(&memory, &[0u32; 64]);
+    let alone = |body: &str| {
+        let m = Module::parse(&pair(body).replace(".reqnctapercluster 2, 1, 1", "")).unwrap();
+        launch(&m, &memory, "k", [3, 1, 1], [64, 1, 1], 0, &[Pointer(at)]).map(drop)
+    };
+    let own = "mapa.shared::cluster.u32 %r5, %r4, 0;";
+    alone(&format!("{own} {SYNC} {READ} st.shared::cluster.u32 [%r5], %r1; {SYNC}")).unwrap();
+    // No address has a rank here: one that looks so is out of range.
+    let error = alone(&format!("or.b32 %r5, %r4, 0x1000000; {READ}")).unwrap_err();
+    assert_eq!(error.fault(), Some(FaultKind::SharedRange), "{error}");
+    assert_eq!(alone("mapa.shared::cluster.u32 %r5, %r4, 1;").unwrap_err().fault(), Some(FaultKind::Trap));
 }
 
 #[test]
@@ -227,6 +244,7 @@ fn only_loads_reach_other_blocks() {
     for access in [
         "st.shared::cluster.u32 [%r5], %r1;",
         "ld.shared.u32 %r6, [%r5];",
+        "or.b32 %r9, %r4, 0x1000000; ld.shared.u32 %r6, [%r9];",
         "atom.shared::cluster.add.u32 %r6, [%r5], 1;",
         "red.shared::cluster.add.u32 [%r5], 1;",
         "mbarrier.init.shared.b64 [%r5], 1;",
@@ -266,8 +284,9 @@ fn first_fault_of_a_grid() {
     );
     let memory = Memory::new();
     let at = upload(&memory, &[0u32; 64]);
+    let m = Module::parse(&pair(&body)).unwrap();
     for _ in 0..5 {
-        let error = launch(&pair(&body), &memory, "k", [2048, 1, 1], [64, 1, 1], 0, &[Pointer(at)]).unwrap_err();
+        let error = launch(&m, &memory, "k", [2048, 1, 1], [64, 1, 1], 0, &[Pointer(at)]).unwrap_err();
         assert!(error.to_string().contains("block [3, 0, 0]"), "{error}");
     }
 }

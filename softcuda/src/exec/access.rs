@@ -119,12 +119,7 @@ impl Block<'_> {
         access: Access,
     ) -> Result<usize, Box<Fault>> {
         if at + u64::from(size) > u64::from(self.shadow.bytes) {
-            let own = self.own_place(lane, at)?;
-            if own != at {
-                return self.check_shared(w, lane, own, size, access);
-            }
-            let message = format!("shared access of {size} bytes at {at} in a block that has {}", self.shadow.bytes);
-            return Err(Fault::new(FaultKind::SharedRange, lane as u32, message));
+            return Err(self.beyond(lane, at, size));
         }
         if at & (u64::from(size) - 1) != 0 {
             let message = format!("misaligned shared access of {size} bytes at {at}");
@@ -264,13 +259,15 @@ impl Block<'_> {
             }
             Space::Shared => {
                 self.count_banks(mask, addr, size);
-                let (mut last, mut at) = (u64::MAX, 0);
+                let mut last = u64::MAX;
                 for lane in lanes(mask) {
+                    let at = addr[lane];
                     // Lanes often read what their neighbour reads.
-                    if addr[lane] != last {
-                        at = self.check_shared(w.id, lane, addr[lane], size, Access::Read)?;
-                        last = addr[lane];
+                    if at != last {
+                        self.check_shared(w.id, lane, at, size, Access::Read)?;
+                        last = at;
                     }
+                    let at = at as usize;
                     for (i, (row, width)) in parts.iter().enumerate() {
                         // SAFETY: the check found the bytes in the block's shared memory.
                         let raw = unsafe { read(self.shared.as_ptr().add(at + i * each as usize), each) };

@@ -41,9 +41,14 @@ impl Barrier {
 }
 
 impl Block<'_> {
-    /// Lanes of a warp arrive at a barrier.
+    /// Lanes of a warp arrive at a barrier, or wait for that of the cluster.
     pub fn arrive(&mut self, w: &mut Warp, op: &Op, mask: u32, pc: u32) -> Result<(), Box<Fault>> {
-        let Op::Bar { id, count, aligned, arrive, reduce } = op else { unreachable!("only barriers come here") };
+        let (id, count, aligned, arrive, reduce) = match op {
+            Op::Bar { id, count, aligned, arrive, reduce } => (id, count, aligned, arrive, reduce),
+            Op::ClusterArrive { release, aligned } => return self.gate_arrive(w, mask, pc, *release, *aligned),
+            Op::ClusterWait { aligned } => return self.gate_wait(w, mask, pc, *aligned),
+            _ => unreachable!("only barriers come here"),
+        };
         let first = mask.trailing_zeros();
         let id = w.row(*id)[first as usize] as usize;
         let expected = (*count != NONE).then(|| w.row(*count)[first as usize] as u32);

@@ -12,12 +12,13 @@ use crate::stats::Stats;
 /// The blocks of one cluster.
 pub(crate) struct Cluster<'a> {
     /// In order of rank, from that of the block whose turn it is.
-    blocks: VecDeque<Block<'a>>,
+    blocks: VecDeque<Box<Block<'a>>>,
 }
 
 impl<'a> Cluster<'a> {
     pub fn new(kernel: &'a Kernel, grid: Grid, params: &'a [u8], ranges: &'a [(u64, u64)]) -> Self {
-        let blocks = (0..kernel.cluster).map(|rank| Block::new(kernel, grid, params, ranges, rank)).collect();
+        let new = |rank| Box::new(Block::new(kernel, grid, params, ranges, rank));
+        let blocks = (0..kernel.cluster).map(new).collect();
         Cluster { blocks }
     }
 
@@ -31,7 +32,7 @@ impl<'a> Cluster<'a> {
             for _ in 0..size {
                 self.turn()?;
             }
-            if self.blocks.iter().all(Block::ended) {
+            if self.blocks.iter().all(|b| b.ended()) {
                 return Ok(());
             }
             self.open()?;

@@ -46,7 +46,7 @@ impl Block<'_> {
     pub fn shared_place(&self, w: &Warp, lane: usize, place: Place) -> Result<u64, Box<Fault>> {
         let at = w.row(place.addr.base)[lane].wrapping_add(place.addr.offset as u64);
         match Self::resolve(place.space, at) {
-            (Space::Shared, at) => self.own_place(lane, at),
+            (Space::Shared, at) => self.unranked(lane, at),
             _ => Err(refuse(lane, format!("{at:#x} isn't an address of shared memory"))),
         }
     }

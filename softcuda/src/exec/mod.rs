@@ -72,7 +72,7 @@ pub(crate) struct Block<'a> {
     /// Which block of its cluster it is.
     pub rank: u32,
     /// While it runs: the other blocks of the cluster, by rank from the next one on.
-    pub peers: VecDeque<Block<'a>>,
+    pub peers: VecDeque<Box<Block<'a>>>,
     pub gate: Gate,
     pub params: &'a [u8],
     /// Live ranges of global memory, in order.

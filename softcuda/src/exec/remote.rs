@@ -96,18 +96,26 @@ impl Block<'_> {
         (!self.peers.is_empty()).then_some((rank as u32, at & ((1 << OWN_BITS) - 1)))
     }
 
-    /// The offset that an address of shared memory means in this block; an address of another block is refused.
-    pub fn own_place(&self, lane: usize, at: u64) -> Result<u64, Box<Fault>> {
-        match self.ranked(at) {
-            None => Ok(at),
-            Some((rank, at)) if rank == self.rank => Ok(at),
-            Some((rank, at)) => {
-                let message = format!(
-                    "{at} is in the shared memory of the block of rank {rank}: only ld.shared::cluster and generic loads \
-                     of other blocks' memory are supported"
-                );
-                Err(Fault::new(FaultKind::Trap, lane as u32, message))
+    /// Refuses an address with a rank, as all but loads do.
+    pub fn unranked(&self, lane: usize, at: u64) -> Result<u64, Box<Fault>> {
+        let Some((rank, at)) = self.ranked(at) else { return Ok(at) };
+        let message = format!(
+            "an address with a rank ({at} in the block of rank {rank}): only ld.shared::cluster and generic loads of other \
+             blocks' shared memory are supported"
+        );
+        Err(Fault::new(FaultKind::Trap, lane as u32, message))
+    }
+
+    /// The fault of a shared access that lies beyond the block's memory.
+    #[cold]
+    pub fn beyond(&self, lane: usize, at: u64, size: u32) -> Box<Fault> {
+        match self.unranked(lane, at) {
+            Ok(at) => {
+                let message =
+                    format!("shared access of {size} bytes at {at} in a block that has {}", self.shadow.bytes);
+                Fault::new(FaultKind::SharedRange, lane as u32, message)
             }
+            Err(fault) => fault,
         }
     }
 
@@ -150,9 +158,13 @@ impl Block<'_> {
         addr: &Lanes,
         size: u32,
     ) -> Result<(), Box<Fault>> {
-        let mut own = mask;
+        let (mut own, mut places) = (mask, *addr);
         for lane in lanes(mask) {
-            let Some((rank, at)) = self.ranked(addr[lane]).filter(|(rank, _)| *rank != self.rank) else { continue };
+            let Some((rank, at)) = self.ranked(addr[lane]) else { continue };
+            if rank == self.rank {
+                places[lane] = at;
+                continue;
+            }
             own &= !(1 << lane);
             let values = self.read_elsewhere(w, lane, pc, (rank, at), size)?;
             for (part, (row, width)) in values.chunks(ty.size() as usize).zip(parts) {
@@ -164,7 +176,7 @@ impl Block<'_> {
         if own != mask {
             self.count_banks(mask & !own, addr, size);
         }
-        if own != 0 { self.load_part(w, own, pc, Space::Shared, ty, parts, addr, size) } else { Ok(()) }
+        if own != 0 { self.load_part(w, own, pc, Space::Shared, ty, parts, &places, size) } else { Ok(()) }
     }
 
     /// The bytes that a lane reads in another block.

@@ -168,24 +168,10 @@ impl<'a> Block<'a> {
                             continue 'group;
                         }
                     }
-                    Op::Bar { .. } => {
+                    Op::Bar { .. } | Op::ClusterArrive { .. } | Op::ClusterWait { .. } => {
                         if mask != 0 {
                             self.moved = true;
                             self.arrive(w, &inst.op, mask, pc).map_err(|f| (pc, f))?;
-                            w.set_pcs(group, pc + 1);
-                            continue 'group;
-                        }
-                    }
-                    Op::ClusterArrive { release, aligned } => {
-                        if mask != 0 {
-                            self.moved = true;
-                            self.gate_arrive(w, mask, pc, *release, *aligned).map_err(|f| (pc, f))?;
-                        }
-                    }
-                    Op::ClusterWait { aligned } => {
-                        if mask != 0 {
-                            self.moved = true;
-                            self.gate_wait(w, mask, pc, *aligned).map_err(|f| (pc, f))?;
                             w.set_pcs(group, pc + 1);
                             continue 'group;
                         }
@@ -234,6 +220,7 @@ impl<'a> Block<'a> {
         }
     }
 
+    #[inline(always)]
     fn step(&mut self, w: &mut Warp, op: &Op, mask: u32, pc: u32) -> Result<(), Box<Fault>> {
         match op {
             Op::Ld { space, ty, parts, addr } => self.load(w, mask, pc, *space, *ty, parts, *addr),
