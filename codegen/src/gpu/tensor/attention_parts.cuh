@@ -88,17 +88,22 @@ __device__ __forceinline__ void hide(float (&score)[ROW_TILES][KEYS][4], u32 fir
   }
 }
 
-// Makes weights of the scores of 16 rows, relative to the highest score so far; `keep` is what earlier weights are multiplied by.
+// Weights may be as large as two to the power of SLACK, so that a score that is a little higher than all before changes none of the earlier ones.
+constexpr float SLACK = 8.0f;
+
+// Makes weights of the scores of 16 rows, relative to `top`, which is at most SLACK below the highest score so far; `keep` is what earlier weights
+// are multiplied by.
 __device__ __forceinline__ void soften(float (&score)[KEYS][4], float (&top)[2], float (&sum)[2], float (&keep)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float most = FLOOR;
 #pragma unroll
     for (int j = 0; j < KEYS; j++) most = fmaxf(most, fmaxf(score[j][half * 2], score[j][half * 2 + 1]));
-    most = fmaxf(top[half], most_of_four(most));
-    keep[half] = power((top[half] - most) * FACTOR);
-    top[half] = most;
-    const float shift = -most * FACTOR;
+    most = most_of_four(most);
+    const bool grows = (most - top[half]) * FACTOR > SLACK;
+    keep[half] = grows ? power((top[half] - most) * FACTOR) : 1.0f;
+    top[half] = grows ? most : top[half];
+    const float shift = -top[half] * FACTOR;
     float total = 0.0f;
 #pragma unroll
     for (int j = 0; j < KEYS; j++) {
@@ -113,6 +118,7 @@ __device__ __forceinline__ void soften(float (&score)[KEYS][4], float (&top)[2],
 }
 
 __device__ __forceinline__ void weigh(float (&result)[COLUMNS][4], const float (&keep)[2]) {
+  if (!__any_sync(~0u, keep[0] != 1.0f || keep[1] != 1.0f)) return;
 #pragma unroll
   for (int c = 0; c < COLUMNS; c++)
 #pragma unroll
