@@ -104,7 +104,11 @@ pub fn tile_name(tile: &ProblemTile) -> String {
         ProblemTile::Attention(t) => {
             let queries = 16 * t.warps_q * t.row_tiles;
             let bringers = if t.bringers > 0 { format!(" and {} that bring", t.bringers) } else { String::new() };
-            format!("{queries} queries, {} keys, {}x{} warps{bringers}, {:?}", t.keys, t.warps_q, t.warps_k, t.cores)
+            let held = if t.holds { " held" } else { "" };
+            format!(
+                "{queries} queries{held}, {} keys, {}x{} warps{bringers}, {:?}",
+                t.keys, t.warps_q, t.warps_k, t.cores
+            )
         }
     }
     .to_lowercase()

@@ -31,6 +31,9 @@ pub struct AttentionTile {
     /// Warps that bring the tiles for all others: four, or none where each copies its share.
     #[serde(default, skip_serializing_if = "is_none")]
     pub bringers: u32,
+    /// Whether warps hold their queries in registers, where `wgmma` multiplies.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
 }
 
 fn is_none(n: &u32) -> bool {
@@ -46,7 +49,7 @@ impl AttentionTile {
             (_, ..=32) => (4, 32),
             _ => (4, 64),
         };
-        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys, bringers: 0 }
+        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys, bringers: 0, holds: false }
     }
 
     /// Queries of a cube.
@@ -108,8 +111,11 @@ impl TensorAttention {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
         let half = launch.blueprint.half;
-        let scores =
-            |first| Group { half, columns: tile.keys, sums: "score", first, turn_b: false }.of_shared("left", false);
+        p.flag("HOLDS", tile.holds);
+        let scores = |first| {
+            let group = Group { half, columns: tile.keys, sums: "score", first, turn_b: false };
+            if tile.holds { group.of_registers("held.of[d]") } else { group.of_shared("left", false) }
+        };
         p.define("SCORES_FIRST", scores(true));
         p.define("SCORES_MORE", scores(false));
         let values = Group { half, columns: dim, sums: "result", first: false, turn_b: true };

@@ -27,8 +27,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     __syncthreads();
     float score[1][KEYS][4], keep[2];
     u32 left[KEYS / 2][4];
+    Held held;
+    held.take(q_at, warp * 16);
     products_begin();
-    scores_of(score[0], mine, k_at);
+    scores_of(score[0], held, mine, k_at);
     products_wait<0>();
     products_there(score[0]);
     if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
@@ -44,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       copies_shown();
       __syncthreads();
       products_begin();
-      scores_of(score[0], mine, k_at + other);
+      scores_of(score[0], held, mine, k_at + other);
       values_of(result[0], left, v_at + stage);
       // The tensor cores are busy: time to ask for what comes next.
       if (step + 2 < steps) keys.tile<THREADS, BK>(k_at + stage, first + BK, w.to);

@@ -2,7 +2,19 @@
 
 static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0 && DIM % 64 == 0, "four warps have 64 queries");
 
-__device__ __forceinline__ void scores_of(float (&score)[KEYS][4], u32 q_at, u32 k_at) {
+// A warp's 16 queries in registers, where it holds them: shared memory gives the tensor cores keys and values alone then.
+struct Held {
+  u32 of[HOLDS ? DEPTHS : 1][4];
+  __device__ __forceinline__ void take(u32 q_at, u32 row) {
+    if constexpr (HOLDS) {
+#pragma unroll
+      for (int d = 0; d < DEPTHS; d++) matrices(of[d], q_at + swizzled_across<CHUNKS, BQ>(row + threadIdx.x % 16, d * 2 + threadIdx.x % 32 / 16));
+    }
+  }
+};
+
+// The scores of queries that are held, or lie at `q_at`.
+__device__ __forceinline__ void scores_of(float (&score)[KEYS][4], const Held& held, u32 q_at, u32 k_at) {
 #pragma unroll
   for (int d = 0; d < DEPTHS; d++) {
     // 16 channels: 32 bytes of each row, in blocks of 64 channels.

@@ -69,9 +69,11 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
   if (steps > 0) {
     float score[1][KEYS][4], keep[2];
     u32 left[KEYS / 2][4];
+    Held held;
     barrier_wait(places.there(OF_KEYS, 0), 0);
+    held.take(q_at, warp * 16);
     products_begin();
-    scores_of(score[0], mine, places.at(OF_KEYS, 0));
+    scores_of(score[0], held, mine, places.at(OF_KEYS, 0));
     products_wait<0>();
     products_there(score[0]);
     if (lane == 0) barrier_tell(places.free(OF_KEYS, 0));
@@ -88,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
       barrier_wait(places.there(OF_VALUES, step), Places::round(step));
       turn_take(set);
       products_begin();
-      scores_of(score[0], mine, places.at(OF_KEYS, step + 1));
+      scores_of(score[0], held, mine, places.at(OF_KEYS, step + 1));
       values_of(result[0], left, places.at(OF_VALUES, step));
       // The first set has begun, so its turns are one ahead.
       if (set == 0 || step + 2 < steps) turn_give(other);

@@ -305,7 +305,7 @@ impl AttentionProblem {
     pub fn tiles(&self, target: &Target) -> impl Iterator<Item = AttentionTile> {
         let tile = |warps_q, row_tiles, warps_k, keys| {
             let cores = TensorCores::Mma;
-            AttentionTile { cores, warps_q, row_tiles, warps_k, keys, bringers: 0 }
+            AttentionTile { cores, warps_q, row_tiles, warps_k, keys, bringers: 0, holds: false }
         };
         let group = |warps_q, keys| AttentionTile { cores: TensorCores::Wgmma, ..tile(warps_q, 1, 1, keys) };
         let turns = |warps_q, keys| AttentionTile { bringers: 4, ..group(warps_q, keys) };
