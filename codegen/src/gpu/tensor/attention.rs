@@ -1,5 +1,6 @@
 //! Attention on tensor cores: blueprint, tiles and text.
 
+use ccl_ir::DType;
 use ccl_ir::ops::NO_KEYS;
 use ccl_ir::partition::Edge;
 use serde::{Deserialize, Serialize};
@@ -110,22 +111,25 @@ impl TensorAttention {
         if tile.cores == TensorCores::Mma {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
-        let half = launch.blueprint.half;
-        p.flag("HOLDS", tile.holds);
-        let scores = |first| {
-            let group = Group { half, columns: tile.keys, sums: "score", first, turn_b: false };
-            if tile.holds { group.of_registers("held.of[d]") } else { group.of_shared("left", false) }
-        };
-        p.define("SCORES_FIRST", scores(true));
-        p.define("SCORES_MORE", scores(false));
-        let values = Group { half, columns: dim, sums: "result", first: false, turn_b: true };
-        p.define("VALUES_MORE", values.of_registers("left[j]"));
-        let products = include_str!("attention_products.cuh");
+        let products = products(&mut p, launch.blueprint.half, tile.keys, dim, tile.holds);
         if tile.bringers == 0 {
             return p.finish(&[COMMON, GROUP, keys, parts, products, include_str!("attention_group.cuh")]);
         }
         p.finish(&[COMMON, GROUP, BARRIERS, keys, parts, products, include_str!("attention_turns.cuh")])
     }
+}
+
+/// Products with `wgmma`: what is defined for them, and their text. A tile is multiplied with `others` rows, which are added up in `dim` channels;
+/// warps hold their rows in registers, or not.
+pub(super) fn products(p: &mut Prelude, half: DType, others: u32, dim: u32, holds: bool) -> &'static str {
+    p.flag("HOLDS", holds);
+    for (name, first) in [("DOTS_FIRST", true), ("DOTS_MORE", false)] {
+        let dots = Group { half, columns: others, sums: "sums", first, turn_b: false };
+        p.define(name, if holds { dots.of_registers("held.of[d]") } else { dots.of_shared("left", false) });
+    }
+    let spread = Group { half, columns: dim, sums: "sums", first: false, turn_b: true };
+    p.define("SPREAD", spread.of_registers("left[j]"));
+    include_str!("attention_products.cuh")
 }
 
 /// Which keys a query sees, and what is added to their scores.

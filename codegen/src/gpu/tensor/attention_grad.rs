@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::keys;
+use super::attention::{keys, products};
 use super::tiles::RESERVED;
 use super::{COMMON, GROUP, OfHead};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::{Target, TensorCores};
-use crate::gpu::text::{Group, Prelude, output};
+use crate::gpu::text::{Prelude, output};
 
 /// A kernel of attention's gradient over operands of half precision.
 pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;
@@ -115,19 +115,7 @@ impl TensorAttentionGrad {
         if tile.cores == TensorCores::Mma {
             return p.finish(&[COMMON, keys, parts, include_str!("attention_grad.cuh")]);
         }
-        let half = launch.blueprint.half;
-        for (name, first) in [("DOTS_FIRST", true), ("DOTS_MORE", false)] {
-            let dots = Group { half, columns: tile.walk, sums: "sums", first, turn_b: false };
-            p.define(
-                name,
-                match self.side {
-                    Side::Queries => dots.of_registers("factors[d]"),
-                    Side::Keys | Side::Context => dots.of_shared("left", false),
-                },
-            );
-        }
-        let spread = Group { half, columns: dim, sums: "sums", first: false, turn_b: true };
-        p.define("SPREAD", spread.of_registers("left[j]"));
-        p.finish(&[COMMON, GROUP, keys, parts, include_str!("attention_grad_group.cuh")])
+        let products = products(&mut p, launch.blueprint.half, tile.walk, dim, self.side == Side::Queries);
+        p.finish(&[COMMON, GROUP, keys, parts, products, include_str!("attention_grad_group.cuh")])
     }
 }

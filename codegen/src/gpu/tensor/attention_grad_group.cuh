@@ -2,40 +2,8 @@
 // scores while the products of the second rows go on, slopes while the weighted rows are added up, and these go on into the next tile: three tiles
 // have places, so that the one before may still be read while the one after comes.
 
-static_assert(WARPS_WALKED == 1 && WARPS_KEPT % 4 == 0 && DIM % 64 == 0 && !OF_CONTEXT, "four warps have 64 rows");
+static_assert(WARPS_WALKED == 1 && WARPS_KEPT % 4 == 0 && !OF_CONTEXT, "four warps have 64 rows");
 constexpr int PLACES = 3;
-
-// Products of these four warps' kept rows with the walked rows at `walked`. Kept queries are in `factors`, keys at `kept`: their gradients, which are
-// two, leave no registers.
-__device__ __forceinline__ void dots(float (&sums)[OTHERS][4], const u32 (&factors)[DEPTHS][4], u32 kept, u32 walked) {
-#pragma unroll
-  for (int d = 0; d < DEPTHS; d++) {
-    // 16 channels: 32 bytes of each row, in blocks of 64 channels.
-    const u64 left = matrix(kept + d / 4 * (KEPT * 128) + d % 4 * 32, 16, 1024), right = matrix(walked + d / 4 * (WALKED * 128) + d % 4 * 32, 16, 1024);
-    if (d == 0) {
-      DOTS_FIRST
-    } else {
-      DOTS_MORE
-    }
-  }
-  products_end();
-}
-
-// Adds the walked rows, weighted.
-__device__ __forceinline__ void spread(float (&sums)[COLUMNS][4], const u32 (&left)[OTHERS / 2][4], u32 walked) {
-#pragma unroll
-  for (int j = 0; j < OTHERS / 2; j++) {
-    // 16 rows: two blocks of eight lines.
-    const u64 right = matrix(walked + j * 2048, WALKED * 128, 1024);
-    SPREAD
-  }
-  products_end();
-}
-
-__device__ __forceinline__ void factors_of(u32 (&left)[OTHERS / 2][4], const float (&weight)[OTHERS][4]) {
-#pragma unroll
-  for (int j = 0; j < OTHERS / 2; j++) weights(left[j], weight[2 * j], weight[2 * j + 1]);
-}
 
 // The place of the tile after the one at `stage`.
 __device__ __forceinline__ u32 place_after(u32 stage, u32 first) {
@@ -46,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
-  const u32 lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
+  const u32 row = threadIdx.x / 32 * 16;
   Work w;
   if (!work_of(w, buffers, sizes)) return;
   const u32 kept = shared_address(memory), walked = kept + 2 * KEPT_BYTES, mine = kept + row / 64 * (64 * 128);
@@ -64,18 +32,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     of[1].tile<THREADS, WALKED>(walked + TILE_BYTES, w.from, w.to);
   }
   copies_end();
-  u32 first_kept[DEPTHS][4], second_kept[DEPTHS][4];
+  // Queries are held; keys are not, because their gradients, which are two, leave no registers.
+  Held first_kept, second_kept;
   if constexpr (OF_QUERIES) {
     Results results;
     results.fetch(buffers, sizes, w.entry, w.head, w.first, w.end);
     copies_wait<1>();
     results.put(stats, kept + KEPT_BYTES);
     __syncthreads();
-#pragma unroll
-    for (int d = 0; d < DEPTHS; d++) {
-      const u32 at = swizzled_across<CHUNKS, KEPT>(row + lane % 16, d * 2 + lane / 16);
-      matrices(first_kept[d], kept + at), matrices(second_kept[d], kept + KEPT_BYTES + at);
-    }
+    first_kept.take<KEPT>(kept, row), second_kept.take<KEPT>(kept + KEPT_BYTES, row);
   }
 
   float result[COLUMNS][4] = {}, values[COLUMNS][4] = {}, weight[OTHERS][4], slope[OTHERS][4];
@@ -89,8 +54,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     // This tile is there; all warps have done with what was written down of the one before it, and with the rows of the one before that.
     __syncthreads();
     products_begin();
-    dots(weight, first_kept, mine, stage);
-    dots(slope, second_kept, mine + KEPT_BYTES, stage + TILE_BYTES);
+    dots<KEPT, WALKED>(weight, first_kept, mine, stage);
+    dots<KEPT, WALKED>(slope, second_kept, mine + KEPT_BYTES, stage + TILE_BYTES);
     // Those of the tile before are done, and their factors' registers free.
     products_wait<2>();
     // The tensor cores are busy: time to ask for what comes next, and for what is known of this tile's queries.
@@ -118,12 +83,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const auto add = [&]() {
     if constexpr (!OF_QUERIES) {
       products_begin();
-      spread(values, left_values, stage + TILE_BYTES);
+      spread<WALKED>(values, left_values, stage + TILE_BYTES);
     }
     pairs.slopes(slope, weight, hidden);
     factors_of(left, slope);
     products_begin();
-    spread(result, left, stage);
+    spread<WALKED>(result, left, stage);
   };
   // No product is under way where the loop turns: the assembler would make all of them wait.
   if (steps > 0) weigh(0);

@@ -1,6 +1,8 @@
 // Attention with `wgmma`: the scores of one tile are computed while the values of the tile before it are added up, and weights are made of the former
 // while the latter goes on.
 
+static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0, "four warps have 64 queries");
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
@@ -28,15 +30,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     float score[1][KEYS][4], keep[2];
     u32 left[KEYS / 2][4];
     Held held;
-    held.take(q_at, warp * 16);
+    held.take<BQ>(q_at, warp * 16);
     products_begin();
-    scores_of(score[0], held, mine, k_at);
+    dots<BQ, BK>(score[0], held, mine, k_at);
     products_wait<0>();
     products_there(score[0]);
     if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
     soften(score[0], top[0], sum[0], keep);
-#pragma unroll
-    for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+    factors_of(left, score[0]);
 
 #pragma unroll 1
     for (u32 step = 0; step + 1 < steps; step++) {
@@ -46,8 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       copies_shown();
       __syncthreads();
       products_begin();
-      scores_of(score[0], held, mine, k_at + other);
-      values_of(result[0], left, v_at + stage);
+      dots<BQ, BK>(score[0], held, mine, k_at + other);
+      spread<BK>(result[0], left, v_at + stage);
       // The tensor cores are busy: time to ask for what comes next.
       if (step + 2 < steps) keys.tile<THREADS, BK>(k_at + stage, first + BK, w.to);
       values.tile<THREADS, BK>(v_at + other, first, w.to);
@@ -59,14 +60,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
       products_wait<0>();
       products_there(result[0]);
       weigh(result[0], keep);
-#pragma unroll
-      for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+      factors_of(left, score[0]);
     }
     copies_wait<0>();
     copies_shown();
     __syncthreads();
     products_begin();
-    values_of(result[0], left, v_at + (steps - 1) % 2 * TILE_BYTES);
+    spread<BK>(result[0], left, v_at + (steps - 1) % 2 * TILE_BYTES);
     products_wait<0>();
     products_there(result[0]);
   }

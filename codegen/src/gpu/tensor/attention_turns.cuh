@@ -3,7 +3,7 @@
 
 constexpr int SETS = WARPS_Q / 4, BRINGERS = 128, UNITS = BRINGERS + THREADS;
 constexpr int BARRIERS_AT = Q_BYTES + 4 * TILE_BYTES;
-static_assert(SETS <= 2, "two sets take turns");
+static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0 && SETS <= 2, "four warps have 64 queries, and two sets take turns");
 
 // A barrier that a tile is there and one that all warps have read it, for each of two places of keys, then of values.
 struct Places {
@@ -71,16 +71,15 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
     u32 left[KEYS / 2][4];
     Held held;
     barrier_wait(places.there(OF_KEYS, 0), 0);
-    held.take(q_at, warp * 16);
+    held.take<BQ>(q_at, warp * 16);
     products_begin();
-    scores_of(score[0], held, mine, places.at(OF_KEYS, 0));
+    dots<BQ, BK>(score[0], held, mine, places.at(OF_KEYS, 0));
     products_wait<0>();
     products_there(score[0]);
     if (lane == 0) barrier_tell(places.free(OF_KEYS, 0));
     if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
     soften(score[0], top[0], sum[0], keep);
-#pragma unroll
-    for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+    factors_of(left, score[0]);
     if (set == 1 && steps > 1) turn_give(other);
 
 #pragma unroll 1
@@ -90,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
       barrier_wait(places.there(OF_VALUES, step), Places::round(step));
       turn_take(set);
       products_begin();
-      scores_of(score[0], held, mine, places.at(OF_KEYS, step + 1));
-      values_of(result[0], left, places.at(OF_VALUES, step));
+      dots<BQ, BK>(score[0], held, mine, places.at(OF_KEYS, step + 1));
+      spread<BK>(result[0], left, places.at(OF_VALUES, step));
       // The first set has begun, so its turns are one ahead.
       if (set == 0 || step + 2 < steps) turn_give(other);
       products_wait<1>();
@@ -103,12 +102,11 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
       products_there(result[0]);
       if (lane == 0) barrier_tell(places.free(OF_VALUES, step));
       weigh(result[0], keep);
-#pragma unroll
-      for (int j = 0; j < KEYS / 2; j++) weights(left[j], score[0][2 * j], score[0][2 * j + 1]);
+      factors_of(left, score[0]);
     }
     barrier_wait(places.there(OF_VALUES, steps - 1), Places::round(steps - 1));
     products_begin();
-    values_of(result[0], left, places.at(OF_VALUES, steps - 1));
+    spread<BK>(result[0], left, places.at(OF_VALUES, steps - 1));
     products_wait<0>();
     products_there(result[0]);
   }
