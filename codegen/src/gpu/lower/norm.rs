@@ -69,7 +69,8 @@ fn rows(args: &mut Args, operands: &[usize]) -> Result<Rows, LowerError> {
     fits(args, first.saturating_add(rows.saturating_mul(d)))?;
     args.size(first)?;
     let aligned = walks.iter().all(|walk| walk.is_aligned(&dims, WIDTH)) && first % WIDTH as u64 == 0;
-    let dealt = if args.target.is_wide() && aligned { Dealt::row(d as usize, args.target.max_units) } else { None };
+    let dealt =
+        if args.target.is_wide() && aligned { Dealt::row(rows, d as usize, args.target.max_units) } else { None };
     Ok(Rows { rank: dims.len() as u32, count: rows, d: d as usize, dealt })
 }
 

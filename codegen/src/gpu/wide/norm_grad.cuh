@@ -7,9 +7,13 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   const u32 row = cube_number(), d = sizes[1];
   if (row >= sizes[0]) return;
   constexpr int AT_X = 2 + RANK, AT_G = AT_X + 1 + RANK, AT_FACTOR = AT_G + 1 + RANK, AT_OUT = AT_FACTOR + HAS_FACTOR * (1 + RANK);
-  float x[HELD][8], g[HELD][8];
+  float x[HELD][8], g[HELD][8], factor[HELD][8];
   take_row(X_BUFFER + sizes[AT_X] + distance<RANK>(sizes, row, 2, AT_X + 1), d, x);
   take_row(G_BUFFER + sizes[AT_G] + distance<RANK>(sizes, row, 2, AT_G + 1), d, g);
+  const auto fetch = [&](int n) {
+    if constexpr (HAS_FACTOR) take8(FACTOR_BUFFER + sizes[AT_FACTOR] + distance<RANK>(sizes, row, 2, AT_FACTOR + 1) + place(n), factor[n]);
+  };
+  if constexpr (AHEAD) ahead(d, fetch);
 
   float mean, r;
   normalise(x, d, sums, squares, mean, r);
@@ -18,14 +22,10 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
 #pragma unroll
   for (int n = 0; n < HELD; n++) {
     if (place(n) >= d) break;
-    if constexpr (HAS_FACTOR) {
-      float factor[8];
-      take8(FACTOR_BUFFER + sizes[AT_FACTOR] + distance<RANK>(sizes, row, 2, AT_FACTOR + 1) + place(n), factor);
-#pragma unroll
-      for (int i = 0; i < 8; i++) g[n][i] *= ONE_PLUS + factor[i];
-    }
+    if constexpr (!AHEAD) fetch(n);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
+      if constexpr (HAS_FACTOR) g[n][i] *= ONE_PLUS + factor[n][i];
       sum += g[n][i];
       dot += g[n][i] * x[n][i];
     }

@@ -1,6 +1,9 @@
 // What kernels of rows share: a cube has a row, a unit has HELD times eight of its numbers in registers.
 
 constexpr int WARPS = UNITS / 32;
+// Whether what a row is multiplied with is read before its sums are there: where a unit has few numbers, because rows are few, nothing else hides how
+// long that takes; elsewhere other cubes do, and registers are better used by more of them.
+constexpr bool AHEAD = HELD <= 2;
 
 // The first of a unit's numbers, the n-th time.
 __device__ __forceinline__ u32 place(int n) { return (threadIdx.x + n * UNITS) * 8; }
@@ -17,6 +20,14 @@ __device__ __forceinline__ void take_row(const T* from, u32 d, float (&x)[HELD][
       for (int i = 0; i < 8; i++) x[n][i] = 0.0f;
     }
   }
+}
+
+// Fetches what belongs to each of a unit's numbers of a row of `d`.
+template <typename F>
+__device__ __forceinline__ void ahead(u32 d, const F& fetch) {
+#pragma unroll
+  for (int n = 0; n < HELD; n++)
+    if (place(n) < d) fetch(n);
 }
 
 // The sum over the units of a cube, always in the same order. `shared` holds a number for each warp and is used once.

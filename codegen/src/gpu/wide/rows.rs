@@ -30,17 +30,20 @@ pub struct Dealt {
 impl Dealt {
     /// Most times eight numbers of a unit: 32 registers.
     const MOST: usize = 4;
+    /// Most units.
+    const UNITS: usize = 512;
+    /// So many rows do not fill a device: what counts is how long one takes, and a unit has as little of it as can be.
+    const FEW: u64 = 1024;
 
-    /// A row of `d` numbers; `None` where it is not whole by eights, does not fill a warp, or is too long for the registers of a cube.
-    pub fn row(d: usize, max_units: u32) -> Option<Self> {
-        let chunks = d / WIDTH;
-        if d % WIDTH != 0 || chunks < 16 {
+    /// So many rows of `d` numbers; `None` where they are not whole by eights, do not fill a warp, or are too long for the registers of a cube.
+    pub fn row(rows: u64, d: usize, max_units: u32) -> Option<Self> {
+        let (chunks, most) = (d / WIDTH, Self::UNITS.min(max_units as usize));
+        if d % WIDTH != 0 || chunks < 16 || most == 0 {
             return None;
         }
-        let units = chunks.div_ceil(Self::MOST).next_multiple_of(32);
-        let held = chunks.div_ceil(units) as u32;
-        let units = u32::try_from(units).ok().filter(|&n| n <= max_units.min(512))?;
-        Some(Self { units, held })
+        let held = if rows <= Self::FEW { chunks.div_ceil(most) } else { Self::MOST };
+        let units = chunks.div_ceil(held).next_multiple_of(32);
+        (held <= Self::MOST && units <= most).then(|| Self { units: units as u32, held: chunks.div_ceil(units) as u32 })
     }
 }
 
@@ -107,16 +110,20 @@ mod tests {
 
     #[test]
     fn rows_are_dealt_out_whole() {
-        for d in (0..40_000).step_by(8) {
-            let Some(Dealt { units, held }) = Dealt::row(d, 1024) else {
-                assert!(d < 128 || d > 16384, "{d}");
-                continue;
-            };
-            assert!((units * held) as usize * WIDTH >= d && units % 32 == 0 && held <= 4, "{d}");
+        for rows in [1, 1024, 1025, 1 << 20] {
+            for d in (0..40_000).step_by(8) {
+                let Some(Dealt { units, held }) = Dealt::row(rows, d, 1024) else {
+                    assert!(d < 128 || d > 16384, "{d}");
+                    continue;
+                };
+                assert!((units * held) as usize * WIDTH >= d && units % 32 == 0 && held <= 4, "{d}");
+            }
         }
-        // Released widths leave no unit idle.
-        assert_eq!(Dealt::row(5120, 1024), Some(Dealt { units: 160, held: 4 }));
-        assert_eq!(Dealt::row(1536, 1024), Some(Dealt { units: 64, held: 3 }));
-        assert_eq!([Dealt::row(5124, 1024), Dealt::row(5120, 128)], [None, None]);
+        // Released widths leave no unit idle; few rows leave a unit little of them.
+        assert_eq!(Dealt::row(18480, 5120, 1024), Some(Dealt { units: 160, held: 4 }));
+        assert_eq!(Dealt::row(18480, 1536, 1024), Some(Dealt { units: 64, held: 3 }));
+        assert_eq!(Dealt::row(158, 5120, 1024), Some(Dealt { units: 320, held: 2 }));
+        assert_eq!(Dealt::row(158, 1536, 1024), Some(Dealt { units: 192, held: 1 }));
+        assert_eq!([Dealt::row(9, 5124, 1024), Dealt::row(2000, 5120, 128)], [None, None]);
     }
 }
