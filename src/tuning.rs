@@ -102,8 +102,8 @@ pub fn tile_name(tile: &ProblemTile) -> String {
             )
         }
         ProblemTile::Attention(t) => {
-            let queries = 16 * t.warps_q * t.row_tiles;
-            let bringers = if t.bringers > 0 { format!(" and {} that bring", t.bringers) } else { String::new() };
+            let queries = t.queries();
+            let bringers = if t.brings { " and 4 that bring" } else { "" };
             let held = if t.holds { " held" } else { "" };
             format!(
                 "{queries} queries{held}, {} keys, {}x{} warps{bringers}, {:?}",

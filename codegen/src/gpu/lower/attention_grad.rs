@@ -47,15 +47,15 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Keys => (call.inputs[1].ty.shape[r - 3], [Some(1), Some(2)]),
         Side::Context => (plan.context, [Some(3), Some(4)]),
     };
-    // Keys and values, context, result and gradient: all in half precision.
-    let walked = match (side, plan.keys) {
-        (Side::Queries, _) => plan.context + plan.most_keys(call),
-        // Keys of a partition meet the queries of few frames: a long block of them hides more pairs.
-        (Side::Keys, Keys::Windows(_) | Keys::NearestFrame) => 1,
-        (Side::Keys | Side::Context, _) => plan.queries * plan.groups,
+    let met = match side {
+        Side::Queries => plan.context + plan.most_keys(call),
+        Side::Keys | Side::Context => plan.queries * plan.groups,
     };
+    // Keys of a partition meet the queries of few frames: a long block of them hides most pairs.
+    let whole = side == Side::Queries || plan.keys == Keys::All;
+    // Keys and values, context, result and gradient: all in half precision.
     let tensor = on_tensor_cores(call, target, o + 2, dim)
-        .then(|| GradTile::of(target, side, dim as u32, rows, walked))
+        .then(|| GradTile::of(target, side, dim as u32, [rows, met], whole))
         .flatten();
     let cut = Cut::new(&args, dim, tensor, || tile(target, side, dim, rows))?;
     let (blocks, units) = (cut.blocks(rows), cut.units());

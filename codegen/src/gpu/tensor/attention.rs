@@ -29,16 +29,12 @@ pub struct AttentionTile {
     pub warps_k: u32,
     /// Keys of one set, a multiple of 16.
     pub keys: u32,
-    /// Warps that bring the tiles for all others: four, or none where each copies its share.
-    #[serde(default, skip_serializing_if = "is_none")]
-    pub bringers: u32,
+    /// Whether four warps more bring the tiles for all others; else each copies its share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub brings: bool,
     /// Whether warps hold their queries in registers, where `wgmma` multiplies.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds: bool,
-}
-
-fn is_none(n: &u32) -> bool {
-    *n == 0
 }
 
 impl AttentionTile {
@@ -50,7 +46,7 @@ impl AttentionTile {
             (_, ..=32) => (4, 32),
             _ => (4, 64),
         };
-        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys, bringers: 0, holds: false }
+        Self { cores: TensorCores::Mma, warps_q, row_tiles: 1, warps_k: 1, keys, brings: false, holds: false }
     }
 
     /// Queries of a cube.
@@ -60,15 +56,15 @@ impl AttentionTile {
 
     /// Units of a cube.
     pub fn units(&self) -> u32 {
-        32 * (self.warps_q * self.warps_k + self.bringers)
+        32 * (self.warps_q * self.warps_k + if self.brings { 4 } else { 0 })
     }
 
-    /// Shared memory of a cube in bytes: queries, two tiles of keys and two of values, two barriers for each of them; at the end the results of half
-    /// of the sets.
+    /// Shared memory of a cube in bytes: queries, two tiles of keys and two of values, two barriers for each of them where four warps bring them; at the end
+    /// the results of half of the sets.
     pub fn shared_bytes(&self, dim: u32) -> u32 {
         let tiles = 2 * dim * (self.queries() + 4 * self.warps_k * self.keys);
         let sums = self.warps_k / 2 * self.warps_q * 32 * self.row_tiles * (dim / 2 + 4) * 4;
-        let barriers = if self.bringers > 0 { 64 } else { 0 };
+        let barriers = if self.brings { 64 } else { 0 };
         (tiles + barriers).max(sums)
     }
 }
@@ -112,7 +108,7 @@ impl TensorAttention {
             return p.finish(&[COMMON, keys, parts, include_str!("attention.cuh")]);
         }
         let products = products(&mut p, launch.blueprint.half, tile.keys, dim, tile.holds);
-        if tile.bringers == 0 {
+        if !tile.brings {
             return p.finish(&[COMMON, GROUP, keys, parts, products, include_str!("attention_group.cuh")]);
         }
         p.finish(&[COMMON, GROUP, BARRIERS, keys, parts, products, include_str!("attention_turns.cuh")])

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::{keys, products};
-use super::tiles::RESERVED;
+use super::tiles::{RESERVED, multiply_heads};
 use super::{COMMON, GROUP, OfHead};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
@@ -13,7 +13,7 @@ use crate::gpu::text::{Prelude, output};
 /// A kernel of attention's gradient over operands of half precision.
 pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;
 
-/// Rows from which blocks of 128 of them are no waste.
+/// So many rows on both sides are worth blocks of 128 kept ones, of which the last may be nearly empty, for the rate of `wgmma`.
 const LARGE: usize = 257;
 
 /// What a cube works on at a time.
@@ -47,35 +47,33 @@ impl GradTile {
         let (places, ahead) = if self.cores == TensorCores::Mma { (2, 2) } else { (3, 1) };
         let queries = match side {
             Side::Queries => 8 * self.kept(),
-            Side::Keys => ahead * (8 + 16) * walked,
+            // By `wgmma` all queries see all keys.
+            Side::Keys => ahead * (8 + if self.cores == TensorCores::Mma { 16 } else { 0 }) * walked,
             Side::Context => ahead * 8 * walked,
         };
         4 * dim * (self.kept() + places * walked) + queries
     }
 
-    /// The tile where a group's `kept` rows meet as many as `walked`; `None` where the target has no room for it.
-    pub fn of(target: &Target, side: Side, dim: u32, kept: usize, walked: usize) -> Option<Self> {
+    /// The tile where a group's `kept` rows meet as many as `met`, all of them where `whole`; `None` where the target has no room for it.
+    pub fn of(target: &Target, side: Side, dim: u32, [kept, met]: [usize; 2], whole: bool) -> Option<Self> {
         let tile = |warps_kept, warps_walked, walk| Self { cores: TensorCores::Mma, warps_kept, warps_walked, walk };
-        let group = |warps_kept| Self { cores: TensorCores::Wgmma, ..tile(warps_kept, 1, 64) };
-        let list: &[Self] = match (side, kept, walked) {
+        let group = Self { cores: TensorCores::Wgmma, ..tile(8, 1, 64) };
+        let plain: &[Self] = match (side, kept) {
             // Few rows: the warps share those that they meet.
-            (_, ..=16, _) => &[tile(1, 4, 16), tile(1, 2, 16)],
-            (Side::Queries | Side::Keys, LARGE.., LARGE..) => {
-                &[group(8), tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)]
-            }
-            (Side::Queries, ..) => &[tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)],
-            (Side::Keys | Side::Context, ..) => &[tile(4, 1, 32), tile(4, 1, 16)],
+            (_, ..=16) => &[tile(1, 4, 16), tile(1, 2, 16)],
+            (Side::Queries, _) => &[tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)],
+            (Side::Keys | Side::Context, _) => &[tile(4, 1, 32), tile(4, 1, 16)],
         };
-        list.iter().copied().find(|t| t.fits(target, side, dim))
+        let large = side != Side::Context && whole && kept >= LARGE && met >= LARGE;
+        let tiles = large.then_some(&group).into_iter().chain(plain).copied();
+        tiles.into_iter().find(|t| t.fits(target, side, dim))
     }
 
     fn fits(&self, target: &Target, side: Side, dim: u32) -> bool {
-        // Two cubes on a multiprocessor hide more than longer tiles save; of keys a tile as long as that leaves no registers.
-        let wide = self.cores == TensorCores::Mma && self.walk == 64;
-        let cubes = if wide { 2 } else { 1 };
+        // Two cubes on a multiprocessor hide more than longer tiles save.
+        let cubes = if self.cores == TensorCores::Mma && self.walk == 64 { 2 } else { 1 };
         let shared = cubes * (self.shared_bytes(side, dim) + RESERVED) <= target.shared_bytes + RESERVED;
-        let cores = target.tensor_cores().contains(&self.cores) && (self.cores == TensorCores::Mma || dim % 64 == 0);
-        shared && cores && !(wide && side != Side::Queries) && self.units() <= target.max_units
+        shared && multiply_heads(self.cores, target, dim) && self.units() <= target.max_units
     }
 }
 

@@ -2,7 +2,7 @@
 // scores while the products of the second rows go on, slopes while the weighted rows are added up, and these go on into the next tile: three tiles
 // have places, so that the one before may still be read while the one after comes.
 
-static_assert(WARPS_WALKED == 1 && WARPS_KEPT % 4 == 0 && !OF_CONTEXT, "four warps have 64 rows");
+static_assert(WARPS_WALKED == 1 && WARPS_KEPT % 4 == 0 && !OF_CONTEXT && !PARTED, "four warps have 64 rows, which meet all others");
 constexpr int PLACES = 3;
 
 // The place of the tile after the one at `stage`.
@@ -19,7 +19,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   if (!work_of(w, buffers, sizes)) return;
   const u32 kept = shared_address(memory), walked = kept + 2 * KEPT_BYTES, mine = kept + row / 64 * (64 * 128);
   float2* const stats = reinterpret_cast<float2*>(memory + 2 * KEPT_BYTES + PLACES * 2 * TILE_BYTES);
-  uint4* const seen = reinterpret_cast<uint4*>(stats + STATISTICS);
   Source of[2];
   kept_rows(of, buffers, sizes, w);
   of[0].tile<THREADS, KEPT>(kept, w.first, w.end);
@@ -45,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
 
   float result[COLUMNS][4] = {}, values[COLUMNS][4] = {}, weight[OTHERS][4], slope[OTHERS][4];
   u32 left[OTHERS / 2][4], left_values[OTHERS / 2][4], hidden = 0, stage = walked;
-  Pairs pairs = {w.entry, row, w.from, 0, stats, seen};
+  Pairs pairs = {w.entry, row, w.from, 0, stats, nullptr};
   // The weights of a tile, and the products of its second rows.
   const auto weigh = [&](u32 step) {
     pairs.start = w.from + step * WALKED;
@@ -68,7 +67,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     if constexpr (!OF_QUERIES) {
       Results results;
       results.fetch(buffers, sizes, w.entry, w.head, pairs.start, w.to);
-      if constexpr (PARTED) see(seen, buffers, sizes, pairs.start);
       results.put(stats, stage + TILE_BYTES);
       __syncthreads();
     }

@@ -10,8 +10,8 @@ constexpr int CHUNKS = DIM / 8, DEPTHS = DIM / 16, COLUMNS = DIM / 8, OTHERS = W
 static_assert(WALK <= 64, "a word has a bit for each of a thread's pairs");
 constexpr int KEPT_BYTES = KEPT * DIM * 2, TILE_BYTES = WALKED * DIM * 2;
 constexpr int RESULT = LEADING + 6 * LEAD, GRADIENT = RESULT + 3, SUMS = GRADIENT + 3;
-// Queries of which log-sum-exp and the sum of result times gradient are kept in shared memory: of walked ones those of two tiles, so that a warp
-// writes the next tile's while others read this one's.
+// Queries of which log-sum-exp and the sum of result times gradient are kept in shared memory: of walked ones by `mma` those of two tiles, so
+// that a warp writes the next tile's while others read this one's.
 constexpr int STATISTICS = OF_QUERIES ? KEPT : WALKED, STAGES = OF_QUERIES ? 1 : 2;
 // Whether the queries that keys walk through see different ones of them: which, is written beside the statistics.
 constexpr bool PARTED = OF_KEYS && KEYS_ARE != KEYS_ALL;

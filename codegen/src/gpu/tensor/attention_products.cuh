@@ -16,12 +16,12 @@ struct Held {
 };
 
 // Products of 64 rows, which are held or lie at `rows` in a tile of ROWS, with the others at `others`.
-template <int ROWS, int OTHERS>
-__device__ __forceinline__ void dots(float (&sums)[OTHERS / 8][4], const Held& held, u32 rows, u32 others) {
+template <int ROWS, int MET>
+__device__ __forceinline__ void dots(float (&sums)[MET / 8][4], const Held& held, u32 rows, u32 others) {
 #pragma unroll
   for (int d = 0; d < DEPTHS; d++) {
     // 16 channels: 32 bytes of each row, in blocks of 64 channels.
-    const u64 left = matrix(rows + d / 4 * (ROWS * 128) + d % 4 * 32, 16, 1024), right = matrix(others + d / 4 * (OTHERS * 128) + d % 4 * 32, 16, 1024);
+    const u64 left = matrix(rows + d / 4 * (ROWS * 128) + d % 4 * 32, 16, 1024), right = matrix(others + d / 4 * (MET * 128) + d % 4 * 32, 16, 1024);
     if (d == 0) {
       DOTS_FIRST
     } else {
@@ -39,12 +39,12 @@ __device__ __forceinline__ void factors_of(u32 (&left)[N / 2][4], const float (&
 }
 
 // Adds the others, weighted.
-template <int OTHERS>
-__device__ __forceinline__ void spread(float (&sums)[COLUMNS][4], const u32 (&left)[OTHERS / 16][4], u32 others) {
+template <int MET>
+__device__ __forceinline__ void spread(float (&sums)[COLUMNS][4], const u32 (&left)[MET / 16][4], u32 others) {
 #pragma unroll
-  for (int j = 0; j < OTHERS / 16; j++) {
+  for (int j = 0; j < MET / 16; j++) {
     // 16 of them: two blocks of eight lines.
-    const u64 right = matrix(others + j * 2048, OTHERS * 128, 1024);
+    const u64 right = matrix(others + j * 2048, MET * 128, 1024);
     SPREAD
   }
   products_end();

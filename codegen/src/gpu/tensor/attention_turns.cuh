@@ -1,9 +1,9 @@
 // Attention with `wgmma` whose tiles four warps bring for all others, so that two sets of four that multiply need not go in step: they take turns at
 // the tensor cores, and one makes weights of its scores while the other multiplies (Shah et al., FlashAttention-3, 2024, section 3.1).
 
-constexpr int SETS = WARPS_Q / 4, BRINGERS = 128, UNITS = BRINGERS + THREADS;
+constexpr int BRINGERS = 128, UNITS = BRINGERS + THREADS;
 constexpr int BARRIERS_AT = Q_BYTES + 4 * TILE_BYTES;
-static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q % 4 == 0 && SETS <= 2, "four warps have 64 queries, and two sets take turns");
+static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q == 8, "four warps have 64 queries, and two sets take turns");
 
 // A barrier that a tile is there and one that all warps have read it, for each of two places of keys, then of values.
 struct Places {
@@ -14,10 +14,10 @@ struct Places {
   // How often a place was gone through before.
   static __device__ __forceinline__ u32 round(u32 step) { return step / 2 % 2; }
 };
-enum { OF_KEYS, OF_VALUES };
+enum { KEY_TILES, VALUE_TILES };
 
 // Brings a tile once its place is free.
-__device__ __forceinline__ void bring(const Places& places, u32 kind, u32 step, const Source& source, const Work& w) {
+__device__ __forceinline__ void bring_tile(const Places& places, u32 kind, u32 step, const Source& source, const Work& w) {
   barrier_wait(places.free(kind, step), Places::round(step) ^ 1);
   source.tile<BRINGERS, BK>(places.at(kind, step), w.from + step * BK, w.to);
   copies_end();
@@ -28,10 +28,10 @@ __device__ __forceinline__ void bring(const Places& places, u32 kind, u32 step, 
 
 // Set `set` may use the tensor cores; waits until this one may. Turns are barriers of all that multiply: half of them wait.
 __device__ __forceinline__ void turn_give(u32 set) {
-  if constexpr (SETS > 1) asm volatile("bar.arrive %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
+  asm volatile("bar.arrive %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
 }
 __device__ __forceinline__ void turn_take(u32 set) {
-  if constexpr (SETS > 1) asm volatile("bar.sync %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
 }
 
 extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
@@ -50,19 +50,20 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
   }
   __syncthreads();
   if (threadIdx.x < BRINGERS) {
-    if constexpr (SETS == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     Source keys, values;
     sources(keys, values, buffers, sizes, w);
+    // They are there when the first keys are.
     if (steps > 0) queries_tile<BRINGERS>(q_at, buffers, sizes, w);
 #pragma unroll 1
     for (u32 step = 0; step < steps; step++) {
-      bring(places, OF_KEYS, step, keys, w);
-      bring(places, OF_VALUES, step, values, w);
+      bring_tile(places, KEY_TILES, step, keys, w);
+      bring_tile(places, VALUE_TILES, step, values, w);
     }
     return;
   }
-  if constexpr (SETS == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-  const u32 lane = threadIdx.x % 32, warp = (threadIdx.x - BRINGERS) / 32, set = warp / 4, other = SETS - 1 - set;
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+  const u32 lane = threadIdx.x % 32, warp = (threadIdx.x - BRINGERS) / 32, set = warp / 4, other = 1 - set;
   // The 64 queries of these four warps.
   const u32 mine = q_at + set * 64 * 128;
   float result[1][COLUMNS][4] = {}, top[1][2] = {{FLOOR, FLOOR}}, sum[1][2] = {};
@@ -70,13 +71,13 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
     float score[1][KEYS][4], keep[2];
     u32 left[KEYS / 2][4];
     Held held;
-    barrier_wait(places.there(OF_KEYS, 0), 0);
+    barrier_wait(places.there(KEY_TILES, 0), 0);
     held.take<BQ>(q_at, warp * 16);
     products_begin();
-    dots<BQ, BK>(score[0], held, mine, places.at(OF_KEYS, 0));
+    dots<BQ, BK>(score[0], held, mine, places.at(KEY_TILES, 0));
     products_wait<0>();
     products_there(score[0]);
-    if (lane == 0) barrier_tell(places.free(OF_KEYS, 0));
+    if (lane == 0) barrier_tell(places.free(KEY_TILES, 0));
     if (HAS_TERMS || w.from + BK > w.to) hide(score, w.from + lane % 4 * 2, buffers, sizes, w);
     soften(score[0], top[0], sum[0], keep);
     factors_of(left, score[0]);
@@ -85,28 +86,28 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
 #pragma unroll 1
     for (u32 step = 0; step + 1 < steps; step++) {
       const u32 first = w.from + (step + 1) * BK;
-      barrier_wait(places.there(OF_KEYS, step + 1), Places::round(step + 1));
-      barrier_wait(places.there(OF_VALUES, step), Places::round(step));
+      barrier_wait(places.there(KEY_TILES, step + 1), Places::round(step + 1));
+      barrier_wait(places.there(VALUE_TILES, step), Places::round(step));
       turn_take(set);
       products_begin();
-      dots<BQ, BK>(score[0], held, mine, places.at(OF_KEYS, step + 1));
-      spread<BK>(result[0], left, places.at(OF_VALUES, step));
+      dots<BQ, BK>(score[0], held, mine, places.at(KEY_TILES, step + 1));
+      spread<BK>(result[0], left, places.at(VALUE_TILES, step));
       // The first set has begun, so its turns are one ahead.
       if (set == 0 || step + 2 < steps) turn_give(other);
       products_wait<1>();
       products_there(score[0]);
-      if (lane == 0) barrier_tell(places.free(OF_KEYS, step + 1));
+      if (lane == 0) barrier_tell(places.free(KEY_TILES, step + 1));
       if (HAS_TERMS || first + BK > w.to) hide(score, first + lane % 4 * 2, buffers, sizes, w);
       soften(score[0], top[0], sum[0], keep);
       products_wait<0>();
       products_there(result[0]);
-      if (lane == 0) barrier_tell(places.free(OF_VALUES, step));
+      if (lane == 0) barrier_tell(places.free(VALUE_TILES, step));
       weigh(result[0], keep);
       factors_of(left, score[0]);
     }
-    barrier_wait(places.there(OF_VALUES, steps - 1), Places::round(steps - 1));
+    barrier_wait(places.there(VALUE_TILES, steps - 1), Places::round(steps - 1));
     products_begin();
-    spread<BK>(result[0], left, places.at(OF_VALUES, steps - 1));
+    spread<BK>(result[0], left, places.at(VALUE_TILES, steps - 1));
     products_wait<0>();
     products_there(result[0]);
   }

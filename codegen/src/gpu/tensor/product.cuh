@@ -70,13 +70,10 @@ extern "C" __global__ void __launch_bounds__(THREADS* SLICES, 1) universal(PARAM
   const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
   const u32 slice = SLICES == 1 ? 0 : threadIdx.x / THREADS, unit = threadIdx.x - slice * THREADS, warp = unit / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
 
-  // Tiles that are computed at the same time share rows and columns: GROUP rows of tiles at a time, column by column.
   const u32 tiles = row_tiles * column_tiles, batch = cube_number() / tiles;
   if (batch >= sizes[0]) return;
-  u32 tile = cube_number() % tiles;
-  const u32 group = tile / (GROUP * column_tiles), in_group = tile % (GROUP * column_tiles);
-  const u32 height = min(u32(GROUP), row_tiles - group * GROUP);
-  const u32 first_row = (group * GROUP + in_group % height) * BM, first_column = in_group / height * BN;
+  const Part part(cube_number() % tiles, row_tiles, column_tiles);
+  const u32 first_row = part.first_row, first_column = part.first_column;
 
   Loader<BM, A_ALONG, A_ALIGN> a;
   Loader<BN, B_ALONG, B_ALIGN> b;

@@ -82,6 +82,8 @@ fn is_one(n: &u32) -> bool {
 
 /// Depth of a tile: a line of 128 bytes.
 pub const DEPTH: u32 = 64;
+/// Columns that leave at a time where the copy engine brings the tiles, and the distance of their rows in shared memory.
+const STRIP: [u32; 2] = [64, 68];
 
 impl ProductTile {
     /// Units of a cube: those that multiply, and where the copy engine brings the tiles four warps that ask it to.
@@ -110,8 +112,8 @@ impl ProductTile {
         let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
         let warps = self.warps[0] * self.warps[1];
         if self.is_bulk() {
-            // Strips of 64 columns beside the stages, and two barriers for each stage.
-            return stages + warps * 16 * 68 * 4 + self.stages * 16;
+            // Strips beside the stages, and two barriers for each stage.
+            return stages + warps * 16 * STRIP[1] * 4 + self.stages * 16;
         }
         let strips = warps * 16 * (self.sides[1] / self.warps[1] + 8) * 4;
         (self.slices * stages).max(strips + (self.slices - 1) * self.sides[0] * self.sides[1] * 4)
@@ -132,6 +134,8 @@ impl TensorProduct {
             ("SLICES", tile.slices),
             // Rows of tiles that go through the columns together, so that what they read stays in the second-level cache.
             ("GROUP", 1024 / tile.sides[0].max(64)),
+            ("STRIP", STRIP[0]),
+            ("PITCH", STRIP[1]),
             ("BATCH_RANK", self.batch_rank),
             ("ROW_RANK", self.row_rank),
             ("EXTRAS", self.extras.len() as u32),
@@ -153,23 +157,22 @@ impl TensorProduct {
             p.define("MULTIPLY_GROUP", product.of_shared("left", turn_a));
         }
         let program = program(&self.epilogue, 1 + self.extras.len());
-        let group = if tile.cores == TensorCores::Mma { "" } else { GROUP };
-        let (mut kernel, mut leave) = (include_str!("product.cuh"), include_str!("product_rows.cuh"));
-        let [operands, ends] = if self.leaves_halves() {
-            leave = include_str!("product_halves.cuh");
-            self.halves_end()
+        let (leave, [operands, ends]) = if self.leaves_halves() {
+            (include_str!("product_halves.cuh"), self.halves_end())
         } else {
-            self.rows_end()
+            (include_str!("product_rows.cuh"), self.rows_end())
         };
-        let (mut barriers, mut pipeline) = ("", "");
+        let (barriers, pipeline, kernel) = match (tile.is_bulk(), tile.slices) {
+            (false, _) => ("", "", include_str!("product.cuh")),
+            (true, 1) => (BARRIERS, include_str!("product_pipeline.cuh"), include_str!("product_bulk.cuh")),
+            (true, _) => (BARRIERS, include_str!("product_pipeline.cuh"), include_str!("product_cluster.cuh")),
+        };
         if tile.is_bulk() {
-            (barriers, pipeline) = (BARRIERS, include_str!("product_pipeline.cuh"));
-            kernel =
-                if tile.slices > 1 { include_str!("product_cluster.cuh") } else { include_str!("product_bulk.cuh") };
             p.map("a_map");
             p.map("b_map");
         }
         let parts = include_str!("product_parts.cuh");
+        let group = if tile.cores == TensorCores::Mma { "" } else { GROUP };
         p.finish(&[COMMON, group, barriers, FUNCTIONS, &program, &operands, parts, leave, pipeline, kernel, &ends])
     }
 
@@ -255,13 +258,13 @@ impl TensorProduct {
     /// read the former, say where the latter and the result are, and compute.
     fn halves_end(&self) -> [String; 2] {
         let arguments = "const Buffers& buffers, const u32* sizes";
-        let (mut shared, mut reads, mut line) = (0, String::new(), None);
+        let (mut fixed, mut reads, mut line) = (0, String::new(), None);
         let mut share = |slot: Slot, first: &str, step: &str| {
             // Writing to a string cannot fail.
             let _ =
-                writeln!(reads, "  fetch2({} + {first} + column * {step}, {step}, shared.of[{shared}]);", input(slot));
-            shared += 1;
-            format!("shared[{}]", shared - 1)
+                writeln!(reads, "  fetch2({} + {first} + column * {step}, {step}, fixed.of[{fixed}]);", input(slot));
+            fixed += 1;
+            format!("fixed[{}]", fixed - 1)
         };
         let bias = self
             .bias
@@ -275,13 +278,13 @@ impl TensorProduct {
                 line = Some(format!("{} + {first} + {row} + column", input(extra.slot)));
             }
         }
-        let begin = format!("constexpr int SHARED = {shared};\nconstexpr bool HAS_LINES = {};\n", line.is_some());
+        let begin = format!("constexpr int FIXED = {fixed};\nconstexpr bool HAS_LINES = {};\n", line.is_some());
         let functions = format!(
-            "__device__ __forceinline__ void fetch_shared({arguments}, u32 column, Shared& shared) {{\n{reads}}}\n\
+            "__device__ __forceinline__ void fetch_fixed({arguments}, u32 column, Fixed& fixed) {{\n{reads}}}\n\
              __device__ __forceinline__ const half_t* line_at({arguments}, u32 row, u32 column) {{ return {}; }}\n\
              __device__ __forceinline__ half_t* result_at({arguments}, u32 row, u32 column) {{\n  \
              const u32 batch = 0;\n  return {};\n}}\n\
-             __device__ __forceinline__ float ended(float sum, const float (&shared)[SHARED + 1], float line) {{ \
+             __device__ __forceinline__ float ended(float sum, const float (&fixed)[FIXED + 1], float line) {{ \
              return program(sum{bias}{more}); }}\n",
             line.as_deref().unwrap_or("nullptr"),
             self.result()

@@ -4,29 +4,34 @@
 // Two sets have more registers than an equal share, what asks for tiles has fewer.
 constexpr bool DEALT = SETS == 2;
 
+// Does something with each part of the result that is this cube's. The number of all parts, computed before, would take a register throughout.
+template <typename F>
+__device__ __forceinline__ void each_part(const u32* sizes, const F& f) {
+  for (u32 number = blockIdx.x; number / sizes[5] < sizes[4]; number += gridDim.x) f(Part(number, sizes[4], sizes[5]));
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
-  const u32 row_tiles = sizes[4], column_tiles = sizes[5], set = threadIdx.x / 128;
+  const u32 set = threadIdx.x / 128;
   Pipeline pipeline(memory, 0, sizes[3]);
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == SETS * 128) {
       announce(a_map), announce(b_map);
-      for (u32 number = blockIdx.x; number / column_tiles < row_tiles; number += gridDim.x) pipeline.ask(a_map, b_map, Part(number, row_tiles, column_tiles));
+      each_part(sizes, [&](const Part& part) { pipeline.ask(a_map, b_map, part); });
     }
   } else {
     if constexpr (DEALT) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const u32 warp = threadIdx.x / 32;
     float* place = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
-    for (u32 number = blockIdx.x; number / column_tiles < row_tiles; number += gridDim.x) {
-      const Part part(number, row_tiles, column_tiles);
+    each_part(sizes, [&](const Part& part) {
       Ending<STRIPS> ending = {part.first_row + warp * 16, part.first_column};
       float sums[NI][4];
       pipeline.multiply(sums, set, [&]() { ending.prepare(buffers, sizes); });
 #pragma unroll
       for (int s = 0; s < STRIPS; s++) ending.strip(sums, s, place, buffers, sizes);
-    }
+    });
   }
 }

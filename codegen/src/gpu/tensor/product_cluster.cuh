@@ -4,6 +4,7 @@
 
 constexpr int WARPS = SETS * 4, PIECES = WARPS * STRIPS;
 constexpr int TOGETHER = SLICES < 4 ? SLICES : 4; // cubes that are read at once
+static_assert(SLICES % TOGETHER == 0);
 static_assert(PIECES * 16 * STRIP * 4 <= STRIPS_AT, "sums take the place of tiles");
 
 // All units of a cluster meet, and see what was written before.

@@ -6,9 +6,9 @@ static_assert(2 * STRIP_BYTES <= 16 * PITCH * 4, "a warp has two strips");
 static_assert(STRIP == 64, "a lane has two columns of what all rows share, and a row is a line of 128 bytes");
 
 // Of a strip: what all rows share, this lane's two columns; what rows have each, this lane's eight columns of every fourth row.
-struct Shared {
+struct Fixed {
   // One more than there are, as there may be none.
-  float of[SHARED + 1][2];
+  float of[FIXED + 1][2];
 };
 struct Lines {
   uint4 of[STRIP_ROUNDS];
@@ -18,10 +18,10 @@ template <typename T>
 __device__ __forceinline__ void fetch2(const T* at, u32 step, float (&x)[2]) { x[0] = to_float(at[0]), x[1] = to_float(at[step]); }
 
 // Made from the blueprint: reading two columns of what all rows share, where eight columns of a row's line and of its result are, and the epilogue.
-__device__ __forceinline__ void fetch_shared(const Buffers& buffers, const u32* sizes, u32 column, Shared& shared);
+__device__ __forceinline__ void fetch_fixed(const Buffers& buffers, const u32* sizes, u32 column, Fixed& fixed);
 __device__ __forceinline__ const half_t* line_at(const Buffers& buffers, const u32* sizes, u32 row, u32 column);
 __device__ __forceinline__ half_t* result_at(const Buffers& buffers, const u32* sizes, u32 row, u32 column);
-__device__ __forceinline__ float ended(float sum, const float (&shared)[SHARED + 1], float line);
+__device__ __forceinline__ float ended(float sum, const float (&fixed)[FIXED + 1], float line);
 
 __device__ __forceinline__ void fetch_lines(const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column, Lines& lines) {
   const u32 lane = threadIdx.x % 32, column = min(first_column + lane % LINE_CHUNKS * 8, sizes[2] - 8);
@@ -38,7 +38,7 @@ __device__ __forceinline__ void put_matrices(u32 at, const u32 (&r)[4]) {
 // Brings 16 rows and STRIP columns of a warp's sums to an end, from the FROM-th eight on, through `strip`, shared memory of the warp's own. Two strips take turns:
 // one is read to its end when all lanes have met over the other.
 template <int N>
-__device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 strip, const Shared& shared, const Lines& lines, const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) {
+__device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 strip, const Fixed& fixed, const Lines& lines, const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) {
   const u32 lane = threadIdx.x % 32, line = lane / LINE_CHUNKS, chunk = lane % LINE_CHUNKS, column = first_column + chunk * 8;
   if constexpr (HAS_LINES) {
 #pragma unroll
@@ -53,15 +53,15 @@ __device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 s
 #pragma unroll
     for (int next = 0; next < 2; next++) {
       const float (&mine)[4] = sums[from + j * 2 + next];
-      float fixed[2][SHARED + 1];
+      float both[2][FIXED + 1];
 #pragma unroll
-      for (int f = 0; f < SHARED; f++)
+      for (int f = 0; f < FIXED; f++)
 #pragma unroll
-        for (int c = 0; c < 2; c++) fixed[c][f] = __shfl_sync(~0u, shared.of[f][c], (j * 2 + next) * 4 + lane % 4);
+        for (int c = 0; c < 2; c++) both[c][f] = __shfl_sync(~0u, fixed.of[f][c], (j * 2 + next) * 4 + lane % 4);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         u32& word = words[j][next * 2 + half];
-        word = pack(ended(mine[half * 2], fixed[0], low(word)), ended(mine[half * 2 + 1], fixed[1], high(word)));
+        word = pack(ended(mine[half * 2], both[0], low(word)), ended(mine[half * 2 + 1], both[1], high(word)));
       }
     }
   }
@@ -82,16 +82,16 @@ __device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 s
 template <int STRIPS>
 struct Ending {
   u32 first_row, first_column;
-  Shared shared[2];
+  Fixed fixed[2];
   Lines lines[2];
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) { fetch(0, buffers, sizes); }
   __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
     if (s + 1 < STRIPS) fetch(s + 1, buffers, sizes);
-    leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, shared[s % 2], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
+    leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, fixed[s % 2], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
   }
   __device__ __forceinline__ void fetch(int s, const Buffers& buffers, const u32* sizes) {
     const u32 column = first_column + s * STRIP;
-    fetch_shared(buffers, sizes, min(column + threadIdx.x % 32 * 2, sizes[2] - 2), shared[s % 2]);
+    fetch_fixed(buffers, sizes, min(column + threadIdx.x % 32 * 2, sizes[2] - 2), fixed[s % 2]);
     if constexpr (HAS_LINES) fetch_lines(buffers, sizes, first_row, column, lines[s % 2]);
   }
 };

@@ -25,18 +25,6 @@ struct Ring {
   }
 };
 
-// Which part of the result comes at a number: tiles that are computed at the same time share rows and columns, GROUP rows of tiles at a time,
-// column by column.
-struct Part {
-  u32 first_row, first_column;
-  __device__ __forceinline__ Part(u32 number, u32 row_tiles, u32 column_tiles) {
-    const u32 group = number / (GROUP * column_tiles), in_group = number % (GROUP * column_tiles);
-    const u32 height = min(u32(GROUP), row_tiles - group * GROUP);
-    first_row = (group * GROUP + in_group % height) * BM;
-    first_column = in_group / height * BN;
-  }
-};
-
 // The tiles on their way, as this thread has gone through them: those of the depth from `slice` on, every SLICES-th; one of zeros where there is none.
 struct Pipeline {
   u32 shared, full, empty, slice, steps;
