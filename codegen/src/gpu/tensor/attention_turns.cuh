@@ -16,14 +16,18 @@ struct Places {
 };
 enum { KEY_TILES, VALUE_TILES };
 
-// Brings a tile once its place is free.
-__device__ __forceinline__ void bring_tile(const Places& places, u32 kind, u32 step, const Source& source, const Work& w) {
-  barrier_wait(places.free(kind, step), Places::round(step) ^ 1);
-  source.tile<BRINGERS, BK>(places.at(kind, step), w.from + step * BK, w.to);
-  copies_end();
-  copies_wait<0>();
-  copies_shown();
-  barrier_tell(places.there(kind, step));
+// Brings all tiles of a kind, each once its place is free. Keys and values come by warps of their own, because sets that take turns free them at
+// different times.
+__device__ __forceinline__ void bring_tiles(const Places& places, u32 kind, u32 steps, const Source& source, const Work& w) {
+#pragma unroll 1
+  for (u32 step = 0; step < steps; step++) {
+    barrier_wait(places.free(kind, step), Places::round(step) ^ 1);
+    source.tile<BRINGERS / 2, BK>(places.at(kind, step), w.from + step * BK, w.to, threadIdx.x % (BRINGERS / 2));
+    copies_end();
+    copies_wait<0>();
+    copies_shown();
+    barrier_tell(places.there(kind, step));
+  }
 }
 
 // Set `set` may use the tensor cores; waits until this one may. Turns are barriers of all that multiply: half of them wait.
@@ -44,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
   const Places places = {q_at + BARRIERS_AT, q_at};
   if (threadIdx.x == 0) {
     for (int b = 0; b < 4; b++) {
-      barrier_init(places.barriers + b * 16, BRINGERS);
+      barrier_init(places.barriers + b * 16, BRINGERS / 2);
       barrier_init(places.barriers + b * 16 + 8, WARPS);
     }
   }
@@ -53,13 +57,10 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     Source keys, values;
     sources(keys, values, buffers, sizes, w);
-    // They are there when the first keys are.
-    if (steps > 0) queries_tile<BRINGERS>(q_at, buffers, sizes, w);
-#pragma unroll 1
-    for (u32 step = 0; step < steps; step++) {
-      bring_tile(places, KEY_TILES, step, keys, w);
-      bring_tile(places, VALUE_TILES, step, values, w);
-    }
+    const bool of_keys = threadIdx.x < BRINGERS / 2;
+    // Queries are there when the first keys are.
+    if (of_keys && steps > 0) queries_tile<BRINGERS / 2>(q_at, buffers, sizes, w);
+    bring_tiles(places, of_keys ? KEY_TILES : VALUE_TILES, steps, of_keys ? keys : values, w);
     return;
   }
   asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");

@@ -69,13 +69,13 @@ struct Source {
   const half_t *run, *context;
   u32 stride, context_stride, tokens;
 
-  // Brings ROWS rows from `first` on to shared memory, zeros from `to` on. LANES neighbours share a row.
+  // Brings ROWS rows from `first` on to shared memory, zeros from `to` on: `unit` is one of THREADS. LANES neighbours share a row.
   template <int THREADS, int ROWS, int LANES = DIM / 8>
-  __device__ __forceinline__ void tile(u32 place, u32 first, u32 to) const {
+  __device__ __forceinline__ void tile(u32 place, u32 first, u32 to, u32 unit = threadIdx.x) const {
     constexpr int CHUNKS = DIM / 8, STEP = THREADS / LANES;
 #pragma unroll
     for (int i = 0; i < (ROWS + STEP - 1) / STEP; i++) {
-      u32 row = threadIdx.x / LANES + i * STEP, key = first + row;
+      u32 row = unit / LANES + i * STEP, key = first + row;
       if (ROWS % STEP != 0 && row >= ROWS) break;
       const half_t* from = run;
       if (key < to) {
@@ -86,7 +86,7 @@ struct Source {
       }
 #pragma unroll
       for (int k = 0; k < CHUNKS / LANES; k++) {
-        const u32 chunk = threadIdx.x % LANES + k * LANES;
+        const u32 chunk = unit % LANES + k * LANES;
         copy_async<16>(place + swizzled_across<CHUNKS, ROWS>(row, chunk), from + chunk * 8, key < to ? 16 : 0);
       }
     }

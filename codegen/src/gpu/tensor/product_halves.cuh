@@ -1,8 +1,7 @@
 // How sums leave where results are of half precision, and so is what the epilogue reads of single rows: the epilogue is computed where the sums are,
 // and shared memory turns halves alone, so that what is read and written lies side by side.
 
-constexpr int STRIP_ROUNDS = 4, LINE_CHUNKS = STRIP / 8, STRIP_BYTES = 16 * STRIP * 2; // a warp reads or writes four rows of a strip at a time, a lane eight columns
-static_assert(2 * STRIP_BYTES <= 16 * PITCH * 4, "a warp has two strips");
+constexpr int STRIP_ROUNDS = 4, LINE_CHUNKS = STRIP / 8; // a warp reads or writes four rows of a strip at a time, a lane eight columns
 static_assert(STRIP == 64, "a lane has two columns of what all rows share, and a row is a line of 128 bytes");
 
 // Of a strip: what all rows share, this lane's two columns; what rows have each, this lane's eight columns of every fourth row.
@@ -35,8 +34,7 @@ __device__ __forceinline__ void put_matrices(u32 at, const u32 (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
 
-// Brings 16 rows and STRIP columns of a warp's sums to an end, from the FROM-th eight on, through `strip`, shared memory of the warp's own. Two strips take turns:
-// one is read to its end when all lanes have met over the other.
+// Brings 16 rows and STRIP columns of a warp's sums to an end, from the FROM-th eight on, through `strip`, shared memory of the warp's own.
 template <int N>
 __device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 strip, const Fixed& fixed, const Lines& lines, const Buffers& buffers, const u32* sizes, u32 first_row, u32 first_column) {
   const u32 lane = threadIdx.x % 32, line = lane / LINE_CHUNKS, chunk = lane % LINE_CHUNKS, column = first_column + chunk * 8;
@@ -76,6 +74,7 @@ __device__ __forceinline__ void leave(const float (&sums)[N][4], int from, u32 s
     shared_words(out, strip + swizzled<LINE_CHUNKS>(r * 4 + line, chunk));
     if (row < sizes[1] && column < sizes[2]) *reinterpret_cast<uint4*>(result_at(buffers, sizes, row, column)) = make_uint4(out[0], out[1], out[2], out[3]);
   }
+  __syncwarp();
 }
 
 // The end of a warp's 16 rows of a tile, strip by strip. What the epilogue reads comes a strip ahead.
@@ -87,7 +86,7 @@ struct Ending {
   __device__ __forceinline__ void prepare(const Buffers& buffers, const u32* sizes) { fetch(0, buffers, sizes); }
   __device__ __forceinline__ void strip(const float (&sums)[STRIPS * STRIP / 8][4], int s, float* place, const Buffers& buffers, const u32* sizes) {
     if (s + 1 < STRIPS) fetch(s + 1, buffers, sizes);
-    leave(sums, s * STRIP / 8, shared_address(place) + s % 2 * STRIP_BYTES, fixed[s % 2], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
+    leave(sums, s * STRIP / 8, shared_address(place), fixed[s % 2], lines[s % 2], buffers, sizes, first_row, first_column + s * STRIP);
   }
   __device__ __forceinline__ void fetch(int s, const Buffers& buffers, const u32* sizes) {
     const u32 column = first_column + s * STRIP;

@@ -183,7 +183,9 @@ impl ProductProblem {
         let exchange = if slices > 1 { 4.0 * bm * bn / OTHERS.0 + OTHERS.1 } else { 0.0 };
         // Cubes of one multiprocessor hide each other's beginnings and ends.
         let cubes = tiles * u64::from(slices);
+        // A cluster lies within a group of 16 or 18.
         let multiprocessors = target.multiprocessors() as u64;
+        let multiprocessors = if slices > 2 { (multiprocessors / 16 * 16).max(1) } else { multiprocessors };
         let most = u64::from(resident(target, tile.shared_bytes(), tile.units()));
         let beside = cubes.div_ceil(multiprocessors).min(most);
         let waves = cubes.div_ceil(multiprocessors * most) as f64;
