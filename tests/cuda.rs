@@ -153,7 +153,7 @@ fn a_driver_that_records_nothing_changes_no_byte() {
 }
 
 #[test]
-fn a_compiler_newer_than_the_driver_is_passed_over() {
+fn a_compiler_newer_than_the_driver_is_not_taken() {
     let Some(device) = cuda() else { return };
     if !device.software {
         eprintln!("NOT RUN: only a software driver can be told its version");

@@ -18,6 +18,20 @@ pub struct Grid {
     pub dynamic_shared: u32,
 }
 
+impl Grid {
+    /// What is wrong with the number of blocks, for a kernel.
+    pub(crate) fn check(&self, kernel: &Kernel) -> Result<(), String> {
+        let cubes = self.cubes;
+        if cubes.contains(&0) || cubes[1] > 65535 || cubes[2] > 65535 {
+            return Err(format!("a grid of {cubes:?} blocks"));
+        }
+        if !cubes[0].is_multiple_of(kernel.cluster) {
+            return Err(format!("a grid of {cubes:?} blocks for clusters of {}", kernel.cluster));
+        }
+        Ok(())
+    }
+}
+
 /// Bytes of shared memory that a block can have (the opt-in limit of compute capability 9.0).
 pub(crate) const MAX_SHARED: u32 = 227 * 1024;
 
@@ -106,12 +120,7 @@ impl Module {
                 return Err(fail(format!("{threads} threads in a block; the kernel allows {product}")));
             }
         }
-        if grid.cubes.contains(&0) || grid.cubes[1] > 65535 || grid.cubes[2] > 65535 {
-            return Err(fail(format!("a grid of {:?} blocks", grid.cubes)));
-        }
-        if !grid.cubes[0].is_multiple_of(kernel.cluster) {
-            return Err(fail(format!("a grid of {:?} blocks for clusters of {}", grid.cubes, kernel.cluster)));
-        }
+        grid.check(kernel).map_err(fail)?;
         let shared = kernel.dynamic_base.max(kernel.static_shared) as u64 + u64::from(grid.dynamic_shared);
         if shared > u64::from(MAX_SHARED) {
             return Err(fail(format!("{shared} bytes of shared memory in a block")));

@@ -29,8 +29,16 @@ pub extern "C" fn cuInit(flags: c_uint) -> Code {
 /// The version of CUDA that the driver supports.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Code {
-    let asked = std::env::var("SOFTCUDA_VERSION").ok().and_then(|n| n.parse().ok());
-    call(|| set(version, asked.unwrap_or(13000)))
+    call(|| match std::env::var("SOFTCUDA_VERSION") {
+        Ok(asked) => match asked.parse() {
+            Ok(number) => set(version, number),
+            Err(_) => {
+                eprintln!("softcuda: SOFTCUDA_VERSION is `{asked}`, not a number as 12080 for CUDA 12.8");
+                Err(INVALID_VALUE)
+            }
+        },
+        Err(_) => set(version, 13000),
+    })
 }
 
 /// There is one device.

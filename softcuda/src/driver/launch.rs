@@ -213,11 +213,8 @@ fn launch(
         eprintln!("softcuda: launch of `{}` refused: {message}", f.name);
         Err(INVALID_VALUE)
     };
-    if grid.cubes.contains(&0) || grid.cubes[1] > 65535 || grid.cubes[2] > 65535 {
-        return refuse(format!("a grid of {:?} blocks", grid.cubes));
-    }
-    if !grid.cubes[0].is_multiple_of(kernel.cluster) {
-        return refuse(format!("a grid of {:?} blocks for clusters of {}", grid.cubes, kernel.cluster));
+    if let Err(message) = grid.check(kernel) {
+        return refuse(message);
     }
     if threads == 0 || threads > u64::from(most) || grid.units[2] > 64 {
         return refuse(format!("blocks of {:?} threads; {most} are allowed", grid.units));

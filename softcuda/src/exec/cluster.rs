@@ -55,11 +55,12 @@ impl<'a> Cluster<'a> {
             self.blocks = std::mem::take(&mut block.peers);
             result?;
         }
-        let open = if block.ended() { block.shadow.remote.first().copied() } else { None };
+        let unordered = if block.ended() { block.shadow.remote.first().copied() } else { None };
         let rank = block.rank;
         self.blocks.push_back(block);
         // Had it ended earlier, as it may, there would have been nothing to read.
-        if let Some((read, reader)) = open.and_then(|r| Some((r, self.blocks.iter().find(|b| b.rank == r.rank)?))) {
+        if let Some((read, reader)) = unordered.and_then(|r| Some((r, self.blocks.iter().find(|b| b.rank == r.rank)?)))
+        {
             let message = format!(
                 "data race: the block of rank {rank} may end before this read of its shared memory, as no barrier of the \
                  cluster is between"
