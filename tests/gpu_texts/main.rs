@@ -125,7 +125,7 @@ fn planning_and_emission_of_14b_take_seconds() {
             kernels.launches().count()
         );
         assert!(took < Duration::from_secs(5), "{took:?}");
-        assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 60);
+        assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 70);
     }
 }
 
