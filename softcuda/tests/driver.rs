@@ -148,9 +148,13 @@ fn graphs() {
         let (mut context, mut at) = (0usize, 0u64);
         ok!(d, cuDevicePrimaryCtxRetain, &mut context => *mut usize, 0 => c_int);
         ok!(d, cuCtxSetCurrent, context => usize);
-        cu!(d, cuMemAlloc_v2, &mut at => *mut u64, 4 => usize)
+        let mut x = [0.0f32; 64];
+        let copied = cu!(d, cuMemcpyDtoH_v2, x.as_mut_ptr() => *mut f32, a => u64, 256 => usize);
+        [cu!(d, cuMemAlloc_v2, &mut at => *mut u64, 4 => usize), copied]
     };
-    assert_eq!(std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap()), 0);
+    assert_eq!(std::thread::scope(|scope| scope.spawn(elsewhere).join().unwrap()), [0, 0]);
+    let mut x = [0.0f32; 64];
+    assert_eq!(cu!(d, cuMemcpyDtoH_v2, x.as_mut_ptr() => *mut f32, a => u64, 256 => usize), 900);
     ok!(d, cuStreamEndCapture, second => usize, &mut graph => *mut usize);
     ok!(d, cuGraphDestroy, graph => usize);
     ok!(d, cuStreamBeginCapture_v2, stream => usize, 0 => c_uint);

@@ -157,6 +157,9 @@ fn linear(dst: u64, src: u64, size: usize, dst_device: bool, src_device: bool) -
 /// Queues a copy; sources in pageable host memory are read at once.
 fn queue(stream: usize, task: Task, wait: bool) -> Outcome {
     let mut state = with_context()?;
+    if wait {
+        state.may_wait()?;
+    }
     let stream = state.stream(stream)?;
     let task = match task {
         Task::Copy { dst, src, width, height: 1, src_device: false, dst_device: true, .. }

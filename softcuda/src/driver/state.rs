@@ -241,7 +241,10 @@ impl State {
         // The null stream and the streams that don't run freely are ordered with one another.
         let waits: Vec<(usize, u64)> = match (id, self.streams[&id].free_running) {
             (0, _) => {
-                self.not_capturing()?;
+                // What would have to wait for a stream that is captured can't.
+                if self.streams.values().any(|x| x.capture.is_some() && !x.free_running) {
+                    return Err(CAPTURE_UNSUPPORTED);
+                }
                 self.streams.iter().filter(|(s, x)| **s != 0 && !x.free_running).map(|(s, x)| (*s, x.queued)).collect()
             }
             (_, false) => vec![(0, self.streams[&0].queued)],
