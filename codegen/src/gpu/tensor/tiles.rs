@@ -162,7 +162,7 @@ impl ProductProblem {
     }
 
     /// Cycles that the product is expected to take. Cubes go over the multiprocessors in waves; in each the slower of arithmetic and
-    /// shared memory counts. Of warps that share the depth nothing is expected.
+    /// shared memory counts. That sets of warps share the depth (`slices` without the copy engine) counts for nothing: it was never measured.
     pub fn cycles(&self, target: &Target, tile: ProductTile) -> f64 {
         let [bm, bn] = tile.sides.map(f64::from);
         let tiles = self.batches * self.m.div_ceil(tile.sides[0].into()) * self.n.div_ceil(tile.sides[1].into());
