@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ccl_codegen::gpu::tensor::library::LibraryProduct;
 use ccl_codegen::gpu::tensor::tiles::{Choices, Problem, ProblemTile};
 use ccl_codegen::gpu::{Language, Lowered, Target, emit_plan, lower_in};
 use ccl_ir::{Binding, DType, Plan};
@@ -29,6 +30,8 @@ pub struct Found {
     pub problem: Problem,
     /// The call.
     pub lone: Lone,
+    /// Whether a library could do it.
+    pub library: bool,
 }
 
 /// The calls whose sizes are tried where no model is given: the 14B model's, forward in the tasks that see the other stream, and backward.
@@ -71,9 +74,15 @@ pub fn problems(calls: Vec<Lone>, target: &Target) -> Result<Vec<Found>, Error> 
         for call in plan.calls(Binding::Step) {
             let lowered = lower_in(&plan, call, target).map_err(|e| Error::Failed(e.to_string()))?;
             let Lowered::Device(launches) = lowered else { continue };
-            for problem in launches.iter().filter_map(Problem::of) {
-                if !found.iter().any(|f| f.problem.key() == problem.key()) {
-                    found.push(Found { problem, lone: lone.clone() });
+            for launch in &launches {
+                let Some(problem) = Problem::of(launch) else { continue };
+                let library = LibraryProduct::of(&launch.blueprint, &launch.sizes).is_some();
+                let new = Found { problem, lone: lone.clone(), library };
+                match found.iter_mut().find(|f| f.problem.key() == problem.key()) {
+                    // Of calls that share a problem one that a library could do: its tiles are compared with the library too.
+                    Some(old) if library && !old.library => *old = new,
+                    Some(_) => {}
+                    None => found.push(new),
                 }
             }
         }
@@ -110,6 +119,7 @@ pub fn tile_name(tile: &ProblemTile) -> String {
                 t.keys, t.warps_q, t.warps_k, t.cores
             )
         }
+        ProblemTile::Library => return "cuBLASLt".into(),
     }
     .to_lowercase()
 }
@@ -155,6 +165,13 @@ pub fn tune(
     mut progress: impl FnMut(&[Tried]) -> Result<(), Error>,
 ) -> Result<Vec<Tried>, Error> {
     let Some(target) = gpu.target() else { return Ok(Vec::new()) };
+    let library = gpu.library();
+    if found.iter().any(|f| f.library) {
+        match &library {
+            Ok(name) => tracing::info!("{name} is tried for products without an epilogue of their own"),
+            Err(why) => tracing::warn!("only our own kernels are tried: {why}"),
+        }
+    }
     let begin = Instant::now();
     let late = || budget.is_some_and(|budget| begin.elapsed() >= budget);
     let mut all = Vec::new();
@@ -162,7 +179,7 @@ pub fn tune(
     for some in found.chunks(TOGETHER).take_while(|_| !late()) {
         compile_ahead(some, target);
         for f in some.iter().take_while(|_| !late()) {
-            all.push(one(gpu, target, f, effort)?);
+            all.push(one(gpu, target, f, library.is_ok(), effort)?);
             progress(&all)?;
         }
     }
@@ -175,7 +192,7 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
     if let Problem::Product(product) = problem {
         let cycles = |tile: &ProblemTile| match tile {
             ProblemTile::Product(tile) => product.cycles(target, *tile),
-            ProblemTile::Attention(_) => f64::INFINITY,
+            ProblemTile::Attention(_) | ProblemTile::Library => f64::INFINITY,
         };
         let best = tiles.iter().map(cycles).fold(f64::INFINITY, f64::min);
         tiles.retain(|tile| best < LARGE || cycles(tile) <= 1.5 * best);
@@ -183,8 +200,9 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
     tiles
 }
 
-fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Result<Tried, Error> {
-    let Found { problem, lone } = found;
+/// Measures the tiles of a problem, and the library where it is there.
+fn one(gpu: &GpuBackend, target: &Target, found: &Found, library: bool, effort: Effort) -> Result<Tried, Error> {
+    let Found { problem, lone, .. } = found;
     let memory = gpu.describe().memory;
     let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
     let copies = lone.copies(effort.rotate, room);
@@ -201,7 +219,8 @@ fn one(gpu: &GpuBackend, target: &Target, found: &Found, effort: Effort) -> Resu
     };
     let expected = expected(problem, target);
     let mut tiles = Vec::new();
-    for tile in candidates(problem, target) {
+    let library = (library && found.library).then_some(ProblemTile::Library);
+    for tile in candidates(problem, target).into_iter().chain(library) {
         let mut choices = Choices::default();
         choices.choose(problem, tile);
         let (seconds, why) = match measured(choices) {
@@ -261,6 +280,7 @@ mod tests {
                 let tile = match tile {
                     ProblemTile::Product(t) => format!("{t:?}"),
                     ProblemTile::Attention(t) => format!("{t:?}"),
+                    ProblemTile::Library => panic!("{}", f.problem.key()),
                 };
                 assert!(text.contains(&tile), "{}: {tile} was chosen, {text}", f.problem.key());
             }

@@ -122,16 +122,22 @@ impl Tuned {
         self.problems.extend(old.problems.into_iter().filter(|p| !new.contains(&p.problem)));
     }
 
-    /// The fastest tile of each problem, and how many do not fit the target and are left out.
+    /// The fastest tile of each problem, and how many do not fit the target and are left out. Where the library is fastest, it is chosen beside the
+    /// tile.
     pub fn choices(&self, target: &Target) -> (Choices, usize) {
         let mut choices = Choices::default();
         let mut fastest = 0;
         for tried in &self.problems {
-            let Some(best) = tried.tiles.iter().find(|t| t.seconds.is_some()) else { continue };
+            let ran = || tried.tiles.iter().filter(|t| t.seconds.is_some()).map(|t| t.tile);
+            if ran().next() == Some(ProblemTile::Library) {
+                choices.library.insert(tried.problem.clone());
+            }
+            let Some(best) = ran().find(|tile| *tile != ProblemTile::Library) else { continue };
             fastest += 1;
-            match best.tile {
+            match best {
                 ProblemTile::Product(tile) => drop(choices.products.insert(tried.problem.clone(), tile)),
                 ProblemTile::Attention(tile) => drop(choices.attentions.insert(tried.problem.clone(), tile)),
+                ProblemTile::Library => {}
             }
         }
         let known = known(choices, target);
@@ -296,9 +302,30 @@ mod tests {
             match &mut tried.tiles[0].tile {
                 ProblemTile::Product(tile) => tile.warps = [0, 0],
                 ProblemTile::Attention(tile) => tile.keys = 7,
+                ProblemTile::Library => {}
             }
         }
         assert_eq!(strange.choices(&target()).1, 2);
+    }
+
+    #[test]
+    fn the_library_is_chosen_beside_a_tile() {
+        let mut file = file();
+        let tile = file.problems[0].tiles[0].tile;
+        let tried = |seconds| TriedTile { tile: ProblemTile::Library, seconds, problem: None };
+        file.problems[0].tiles.insert(0, tried(Some(5e-4)));
+        let again: Tuned = serde_json::from_str(&serde_json::to_string(&file).unwrap()).unwrap();
+        let (choices, left_out) = again.choices(&target());
+        let key = &file.problems[0].problem;
+        assert_eq!((choices.library.contains(key), left_out), (true, 0));
+        assert_eq!(choices.products.get(key).copied().map(ProblemTile::Product), Some(tile));
+        // Slower, or not there.
+        for seconds in [Some(5e-3), None] {
+            file.problems[0].tiles.remove(0);
+            file.problems[0].tiles.insert(1, tried(seconds));
+            assert!(file.choices(&target()).0.library.is_empty());
+            file.problems[0].tiles.swap(0, 1);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Looking opens no context: a device that is not used costs neither time nor memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ccl_codegen::gpu::target::CUBES_PER_MULTIPROCESSOR;
 use ccl_codegen::gpu::tensor::tiles::Choices;
@@ -11,6 +11,7 @@ use ccl_ir::DType;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
+use super::blas::Blas;
 use super::driver::{Context, fault};
 use super::engine::CudaEngine;
 use super::kernels::Loaded;
@@ -46,6 +47,17 @@ pub(super) struct Open {
     /// CUDA version of the driver, e.g. 13000.
     pub driver: i32,
     pub loaded: Loaded,
+    blas: OnceLock<Result<Arc<Blas>, String>>,
+}
+
+impl Open {
+    /// cuBLASLt, looked for when it is first asked for.
+    ///
+    /// # Errors
+    /// When it is not there; the message says what to do.
+    pub(super) fn blas(&self) -> Result<Arc<Blas>, String> {
+        self.blas.get_or_init(|| Blas::find(&self.context, self.facts.software).map(Arc::new)).clone()
+    }
 }
 
 /// All devices, GPUs before software ones, or what is wrong with each; none where there is no driver.
@@ -152,9 +164,25 @@ impl CudaDevice {
     /// # Errors
     /// When the driver refuses, or the device is too old.
     pub(crate) fn engine(&self) -> Result<CudaEngine, RuntimeError> {
+        CudaEngine::new(self.opened()?, self.facts.clone()).map_err(|f| self.not_opened(f.problem))
+    }
+
+    /// Name and version of cuBLASLt.
+    ///
+    /// # Errors
+    /// When it is not there, or the device cannot be opened.
+    pub(crate) fn library(&self) -> Result<String, String> {
+        let open = self.opened().map_err(|e| e.to_string())?;
+        open.blas().map(|blas| blas.version().to_owned())
+    }
+
+    fn not_opened(&self, problem: String) -> RuntimeError {
+        backend(format!("{} cannot be opened: {problem}", self.facts.info.name))
+    }
+
+    fn opened(&self) -> Result<Arc<Open>, RuntimeError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = &self.facts.info.name;
-        let word = |problem: String| backend(format!("{name} cannot be opened: {problem}"));
+        let word = |problem: String| self.not_opened(problem);
         if open.is_none() {
             let capability = self.facts.target.capability().unwrap_or(0);
             if capability < OLDEST_CAPABILITY {
@@ -163,10 +191,16 @@ impl CudaDevice {
             }
             let context = guarded(|| Context::new(self.index)).map_err(word)?.map_err(|f| word(f.problem))?;
             let (index, driver, facts) = (self.index, self.driver, self.facts.clone());
-            *open = Some(Arc::new(Open { index, context, facts, driver, loaded: Loaded::default() }));
+            *open = Some(Arc::new(Open {
+                index,
+                context,
+                facts,
+                driver,
+                loaded: Loaded::default(),
+                blas: OnceLock::new(),
+            }));
         }
-        let Some(shared) = open.as_ref() else { return Err(word("nothing was opened".into())) };
-        CudaEngine::new(Arc::clone(shared), self.facts.clone()).map_err(|f| word(f.problem))
+        open.clone().ok_or_else(|| word("nothing was opened".into()))
     }
 }
 

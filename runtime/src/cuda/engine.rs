@@ -176,6 +176,11 @@ impl Engine for CudaEngine {
     unsafe fn launch(&self, launch: &Launch, buffer: &dyn Fn(Ref) -> Bound<Span>) -> Result<(), Fault> {
         self.open.context.enter()?;
         let bound: Vec<Bound<Span>> = launch.buffers.iter().map(|&r| buffer(r)).collect();
+        if let Some(product) = &launch.library {
+            let addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
+            // SAFETY: the caller's promise: the product reaches what the kernel does. A plan's calls go to this stream.
+            return unsafe { product.run(&addresses, self.compute()) };
+        }
         let elements: Vec<u64> = bound.iter().map(|b| b.elements).collect();
         let mut info = launch.ready.arguments.info(&launch.sizes, &elements).map_err(Fault::failed)?;
         let mut addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();

@@ -4,9 +4,10 @@
 //! this architecture, else its PTX where the device is newer. What is left is compiled, all kernels side by side, unless the
 //! user's cache has it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ccl_codegen::gpu::tensor::library::LibraryProduct;
 use ccl_codegen::gpu::text::{TensorMap, maps};
 use ccl_codegen::gpu::{Blueprint, EmitPlanError, Ref, Target, emit_plan};
 use ccl_ir::Plan;
@@ -17,6 +18,7 @@ use super::abi::Arguments;
 use super::cache::{Cache, key};
 use super::device::{Open, version};
 use super::driver::Kernel;
+use super::library::{Planned, Products};
 use super::nvrtc::{Binary, Nvrtc};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts, Step, Steps};
@@ -31,11 +33,14 @@ pub(super) struct Ready {
     pub kernel: Kernel,
     pub arguments: Arguments,
     pub maps: Vec<TensorMap>,
+    blueprint: Blueprint,
 }
 
 /// A launch, ready but for its buffers.
 pub(crate) struct Launch {
     pub(super) ready: Arc<Ready>,
+    /// What does the kernel's work instead of it.
+    pub(super) library: Option<Arc<Planned>>,
     pub(super) cubes: [u32; 3],
     pub(super) buffers: Vec<Ref>,
     pub(super) sizes: Vec<u32>,
@@ -46,6 +51,8 @@ pub(crate) struct Lowered {
     emitted: Emitted,
     /// The architecture that texts are compiled for.
     architecture: String,
+    /// Products that are the library's where it is there.
+    library: BTreeSet<String>,
 }
 
 /// Lowers a plan's calls: for the target that its compiled kernels were made for where the device can run them, else for the device.
@@ -84,7 +91,7 @@ pub(super) fn lower(plan: &Plan, facts: &Facts) -> Result<Lowered, RuntimeError>
     }
     // One architecture a plan: what is missing is compiled for the device itself.
     let architecture = facts.target.architecture().unwrap_or_default();
-    Ok(Lowered { emitted, architecture })
+    Ok(Lowered { emitted, architecture, library: target.choices.library })
 }
 
 /// Whether a device has what kernels for a target use.
@@ -122,26 +129,35 @@ fn wrong(plan: &Plan, error: EmitPlanError) -> RuntimeError {
 /// # Errors
 /// When a kernel does not compile or cannot be loaded, or there is no compiler for one that is needed.
 pub(super) fn ready(plan: &Plan, open: &Open, lowered: Lowered) -> Result<Steps<Launch>, RuntimeError> {
-    let Lowered { emitted, architecture } = lowered;
+    let Lowered { emitted, architecture, library } = lowered;
     let kernels = load(plan, open, &emitted, &architecture)?;
+    let product = |l: &EmittedLaunch| LibraryProduct::of(&kernels[l.kernel as usize].blueprint, &l.sizes);
+    let launches = emitted.entries.values().flatten().filter_map(|call| match call {
+        EmittedCall::Host => None,
+        EmittedCall::Launches(launches) => Some(launches),
+    });
+    let products = Products::of(open, &library, launches.flatten().filter_map(product));
+    let products = products.map_err(|f| RuntimeError::Backend { backend: Api::Cuda.name(), problem: f.problem })?;
+    let launch = |l: &EmittedLaunch| launch(l, &kernels, product(l).and_then(|p| products.get(&p)));
     let mut steps = Steps::new();
     for (&entry, calls) in &emitted.entries {
         let calls = calls.iter().map(|call| match call {
             EmittedCall::Host => Step::Host,
-            EmittedCall::Launches(launches) => Step::Device(launches.iter().map(|l| launch(l, &kernels)).collect()),
+            EmittedCall::Launches(launches) => Step::Device(launches.iter().map(launch).collect()),
         });
         steps.insert(entry, calls.collect());
     }
     Ok(steps)
 }
 
-fn launch(launch: &EmittedLaunch, kernels: &[Arc<Ready>]) -> Launch {
+fn launch(launch: &EmittedLaunch, kernels: &[Arc<Ready>], library: Option<Arc<Planned>>) -> Launch {
     let buffer = |b: &BufferRef| match *b {
         BufferRef::In(i) => Ref::In(i),
         BufferRef::Out(i) => Ref::Out(i),
     };
     Launch {
         ready: Arc::clone(&kernels[launch.kernel as usize]),
+        library,
         cubes: launch.cubes,
         buffers: launch.buffers.iter().map(buffer).collect(),
         sizes: launch.sizes.clone(),
@@ -210,7 +226,7 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
         true => load(&code.cubin),
         false => load(format!("{}\0", code.ptx).as_bytes()),
     };
-    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps })
+    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps, blueprint })
 }
 
 /// Stack of a thread that compiles: the compiler recurses deeper than the usual two megabytes.

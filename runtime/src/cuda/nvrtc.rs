@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
+use super::toolkit::{folders, open, roots};
+
 type Program = *mut c_void;
 type Strings = *const *const c_char;
 type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
@@ -81,7 +83,7 @@ impl Nvrtc {
         let mut problems = Vec::new();
         let (roots, only) = roots();
         for root in &roots {
-            for lib in ["lib64", "lib", "bin"].map(|d| root.join(d)) {
+            for lib in folders(root) {
                 for path in NAMES.iter().map(|name| lib.join(name)).filter(|path| path.exists()) {
                     match Self::load(path.as_os_str(), Some(&lib), root).and_then(|nvrtc| nvrtc.at_most(most)) {
                         Ok(nvrtc) => return Ok(nvrtc),
@@ -119,10 +121,6 @@ impl Nvrtc {
     }
 
     fn load(name: &OsStr, folder: Option<&Path>, root: &Path) -> Result<Self, String> {
-        let open = |name: &OsStr| {
-            // SAFETY: NVIDIA's libraries have no initialiser that asks anything of the caller.
-            unsafe { Library::new(name) }.map_err(|e| e.to_string())
-        };
         let mut libraries = Vec::new();
         // The compiler looks this one up by name when it is used: it is found where it is loaded already.
         for file in folder.into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
@@ -209,17 +207,6 @@ impl Nvrtc {
         let got = if n == 0 { 0 } else { unsafe { get(program, bytes.as_mut_ptr().cast()) } };
         if sized == 0 && got == 0 { Ok(bytes) } else { Err(format!("{}: error {sized}, {got}", self.version)) }
     }
-}
-
-/// Directories that a CUDA toolkit, or NVIDIA's packages for Python, may be in, and whether nothing else is to be looked at: where
-/// `CCL_NVRTC_DIR` names one, it is meant.
-fn roots() -> (Vec<PathBuf>, bool) {
-    let named = |name: &str| std::env::var_os(name).filter(|n| !n.is_empty()).map(PathBuf::from);
-    if let Some(root) = named("CCL_NVRTC_DIR") {
-        return (vec![root], true);
-    }
-    let usual = (!cfg!(windows)).then(|| PathBuf::from("/usr/local/cuda"));
-    (["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(named).chain(usual).collect(), false)
 }
 
 /// A C string's text, or all bytes where there is no zero.

@@ -108,6 +108,17 @@ impl GpuBackend {
         self
     }
 
+    /// Name and version of the library of the device's maker that may do products.
+    ///
+    /// # Errors
+    /// When there is none; the message says what to do.
+    pub fn library(&self) -> Result<String, String> {
+        match &self.device {
+            Device::Cuda(device) => device.library(),
+            Device::Wgpu(_) => Err("wgpu has no library of products".into()),
+        }
+    }
+
     fn facts(&self) -> &Facts {
         match &self.device {
             Device::Cuda(device) => device.facts(),

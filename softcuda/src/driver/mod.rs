@@ -6,6 +6,7 @@
 
 #![allow(non_snake_case)]
 
+mod blas;
 mod copy;
 mod device;
 mod error;

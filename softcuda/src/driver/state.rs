@@ -30,6 +30,8 @@ pub(crate) enum Task {
         grid: Grid,
         params: Vec<u8>,
     },
+    /// A product of matrices that cuBLASLt was asked for.
+    Product(Box<super::blas::Product>),
     /// Rows of bytes from one address to another. Sides that are device memory are checked.
     Copy {
         dst: u64,
@@ -75,7 +77,7 @@ impl Task {
     /// `CUgraphNodeType`.
     pub fn node_type(&self) -> u32 {
         match self {
-            Task::Kernel { .. } => 0,
+            Task::Kernel { .. } | Task::Product(_) => 0,
             Task::Copy { .. } | Task::Upload { .. } => 1,
             Task::Fill { .. } => 2,
             Task::Host { .. } => 3,
@@ -145,6 +147,8 @@ pub(crate) struct State {
     pub captures: HashMap<usize, Capture>,
     pub graphs: HashMap<usize, Vec<(usize, Task)>>,
     pub executables: HashMap<usize, Vec<Task>>,
+    /// What cuBLASLt made.
+    pub blas: HashMap<usize, super::blas::Object>,
     /// Begin and end of pinned host memory; the layout of what was allocated here.
     pub pinned: BTreeMap<u64, (u64, Option<std::alloc::Layout>)>,
     next: usize,
@@ -179,6 +183,7 @@ pub(crate) fn lock() -> MutexGuard<'static, State> {
             captures: HashMap::new(),
             graphs: HashMap::new(),
             executables: HashMap::new(),
+            blas: HashMap::new(),
             pinned: BTreeMap::new(),
             next: 0x1000,
         })
@@ -318,12 +323,7 @@ impl State {
             Task::Kernel { module, name, grid, params } => {
                 match module.launch_packed(&name, grid, params, &self.memory) {
                     Ok(stats) => {
-                        if let Some(path) = std::env::var_os("SOFTCUDA_STATS") {
-                            let line = stats.json(&name, grid.cubes, grid.units) + "\n";
-                            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-                            // Statistics are a convenience: a kernel doesn't fail for a full disk.
-                            let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
-                        }
+                        count(|| stats.json(&name, grid.cubes, grid.units));
                         Ok(())
                     }
                     Err(error) => {
@@ -335,6 +335,15 @@ impl State {
                         self.fail(code, &error.to_string())
                     }
                 }
+            }
+            Task::Product(product) => {
+                product
+                    .ranges()
+                    .into_iter()
+                    .try_for_each(|(at, size)| self.device(at, size, "operand of a product"))?;
+                product.run();
+                count(|| product.json());
+                Ok(())
             }
             Task::Copy { dst, src, width, height, dst_pitch, src_pitch, dst_device, src_device } => {
                 for row in 0..height as u64 {
@@ -391,5 +400,13 @@ impl State {
     /// Whether host memory is pinned: then copies read it when they run, not when they are issued.
     pub fn is_pinned(&self, at: u64, size: usize) -> bool {
         self.pinned.range(..=at).next_back().is_some_and(|(_, (end, _))| at + size as u64 <= *end)
+    }
+}
+
+/// Appends a line to the file of statistics, where one is asked for. They are a convenience: a kernel doesn't fail for a full disk.
+fn count(line: impl FnOnce() -> String) {
+    if let Some(path) = std::env::var_os("SOFTCUDA_STATS") {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let _ = file.and_then(|mut f| f.write_all((line() + "\n").as_bytes()));
     }
 }

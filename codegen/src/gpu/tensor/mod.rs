@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod attention_grad;
+pub mod library;
 pub mod product;
 pub mod tiles;
 

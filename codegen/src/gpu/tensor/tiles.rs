@@ -1,6 +1,6 @@
 //! How work is cut for tensor cores: the tiles that a kernel may have, what each is expected to take, and what was chosen by measuring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub struct Choices {
     pub products: BTreeMap<String, ProductTile>,
     /// Tiles of attention, by [`AttentionProblem::key`].
     pub attentions: BTreeMap<String, AttentionTile>,
+    /// Products that the library of the device's maker does faster where it can ([`super::library`]) and is there; the tile serves where it is not.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub library: BTreeSet<String>,
 }
 
 /// A problem that has tiles to choose from.
@@ -54,15 +57,23 @@ pub enum ProblemTile {
     Product(ProductTile),
     /// Of an attention.
     Attention(AttentionTile),
+    /// None of ours: the library of the device's maker does the product.
+    Library,
 }
 
 impl Problem {
     /// The problem that a launch solves, where it is one on tensor cores.
     pub fn of(launch: &Launch) -> Option<Self> {
-        let size = |i: usize| launch.sizes[i] as usize;
-        match &launch.blueprint.kernel {
+        Self::of_kernel(&launch.blueprint.kernel, &launch.sizes)
+    }
+
+    /// The problem that a kernel solves with these sizes.
+    pub fn of_kernel(kernel: &Kernel, sizes: &[u32]) -> Option<Self> {
+        // A plan's sizes may be anything.
+        let size = |i: usize| sizes.get(i).copied().unwrap_or_default() as usize;
+        match kernel {
             Kernel::TensorProduct(p) => {
-                let [batches, m, n, k] = [0, 1, 2, 3].map(|i| u64::from(launch.sizes[i]));
+                let [batches, m, n, k] = [0, 1, 2, 3].map(|i| size(i) as u64);
                 let bulk = ProductProblem::is_bulk(batches, p.row_rank, [p.a.align, p.b.align]);
                 Some(Self::Product(ProductProblem { batches, m, n, k, along: [p.a.along, p.b.along], bulk }))
             }
@@ -107,12 +118,15 @@ impl Choices {
             ProblemTile::Attention(tile) => {
                 self.attentions.insert(problem.key(), tile);
             }
+            ProblemTile::Library => {
+                self.library.insert(problem.key());
+            }
         }
     }
 }
 
 /// What the choice of a product's tile depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProductProblem {
     /// Products.
     pub batches: u64,

@@ -1,0 +1,91 @@
+//! Products that a library of the device's maker does as well: of two matrices, with nothing at their end but a bias and GELU.
+
+use ccl_ir::DType;
+use ccl_ir::ops::UnaryKind;
+
+use super::product::TensorProduct;
+use super::tiles::{Problem, ProductProblem};
+use crate::gpu::blueprint::{Blueprint, Class, Kernel, Program, Source, Step};
+
+/// A product as such a library is told of it: `result[m][n] = gelu(left[m][k] right[n][k]ᵀ + bias[n])`, with numbers of half precision on the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LibraryProduct {
+    /// The sizes, in one batch.
+    pub problem: ProductProblem,
+    /// Kind of half precision of the factors.
+    pub half: DType,
+    /// The left factor and the right one.
+    pub factors: [Matrix; 2],
+    /// Position of the bias among the kernel's buffers, and its first element. It is of the result's type.
+    pub bias: Option<(usize, u64)>,
+    /// Whether the results go through GELU with `tanh`.
+    pub gelu: bool,
+    /// Type of the result.
+    pub result: DType,
+    /// First element of the result, which is the last buffer and dense.
+    pub first: u64,
+}
+
+/// A factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    /// Position among the kernel's buffers.
+    pub buffer: usize,
+    /// First element.
+    pub first: u64,
+    /// Elements from one line to the next: lines along the depth where that is contiguous, else across it.
+    pub stride: u64,
+}
+
+impl LibraryProduct {
+    /// The product that a kernel computes with these sizes; `None` where it is another one.
+    pub fn of(blueprint: &Blueprint, sizes: &[u32]) -> Option<Self> {
+        let Kernel::TensorProduct(p) = &blueprint.kernel else { return None };
+        let Some(Problem::Product(problem)) = Problem::of_kernel(&blueprint.kernel, sizes) else { return None };
+        if !problem.bulk || !p.extras.is_empty() || !p.output.wide {
+            return None;
+        }
+        let size = |i: usize| sizes.get(i).map(|&n| u64::from(n));
+        let batch = p.batch_rank as usize;
+        let factor = |slot: u32, at: usize, along: bool, outer: u64| {
+            // Behind the first element: the distances of batches, of rows or columns, and of depths.
+            let (stride, line) =
+                if along { (size(at + 1 + batch)?, problem.k) } else { (size(at + 2 + batch)?, outer) };
+            (stride >= line).then_some(Matrix { buffer: slot as usize, first: size(at)?, stride })
+        };
+        let at_a = 6 + batch + p.row_rank as usize;
+        let at_b = at_a + 3 + batch;
+        let at_bias = at_b + 3 + batch;
+        let [along_a, along_b] = problem.along;
+        let factors =
+            [factor(p.a.slot.index, at_a, along_a, problem.m)?, factor(p.b.slot.index, at_b, along_b, problem.n)?];
+        let bias = match &p.bias {
+            None => None,
+            Some(bias) if bias.wide && bias.slot.class == p.output.slot.class => {
+                // Buffers of single precision come behind those of half precision.
+                let before = if bias.slot.class == Class::Half { 0 } else { halves(p) };
+                Some((before + bias.slot.index as usize, size(at_bias)?))
+            }
+            Some(_) => return None,
+        };
+        let result = if p.output.slot.class == Class::Half { blueprint.half } else { DType::F32 };
+        let first = size(sizes.len().checked_sub(1)?)?;
+        Some(Self { problem, half: blueprint.half, factors, bias, gelu: gelu(&p.epilogue)?, result, first })
+    }
+}
+
+/// Buffers of half precision that are read.
+fn halves(p: &TensorProduct) -> usize {
+    let bias = p.bias.iter().map(|bias| bias.slot);
+    let slots = [p.a.slot, p.b.slot].into_iter().chain(bias).filter(|slot| slot.class == Class::Half);
+    slots.map(|slot| slot.index as usize + 1).max().unwrap_or(0)
+}
+
+/// Whether a program is GELU, where it is that or nothing.
+fn gelu(program: &Program) -> Option<bool> {
+    match program.steps.as_slice() {
+        [] => Some(false),
+        [Step::Unary(UnaryKind::GeluTanh, Source::In(0))] => Some(true),
+        _ => None,
+    }
+}
