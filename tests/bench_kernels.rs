@@ -110,6 +110,11 @@ fn tiles_are_measured_kept_and_taken() {
     assert_eq!(problems.len(), 1, "{found}");
     let tiles = problems[0]["tiles"].as_array().expect("a list");
     assert!(tiles.len() > 3 && tiles[0]["seconds"].as_f64() > Some(0.0), "{found}");
+    // The library is tried as well, and chosen beside a tile.
+    let is_library = |t: &&Value| t["tile"] == "library";
+    let library = tiles.iter().find(is_library).expect("the library");
+    assert!(library["seconds"].as_f64() > Some(0.0), "{found}");
+    let ours = tiles.iter().find(|t| !is_library(t)).expect("a tile");
     let file = Path::new(found["file"].as_str().expect("a file"));
     assert!(file.starts_with(cache.join("tuned")));
 
@@ -121,7 +126,12 @@ fn tiles_are_measured_kept_and_taken() {
         ccl::runtime::planfile::load(&plan).expect("a plan").kernels.expect("kernels").choices
     };
     let chosen = compile(file);
-    assert_eq!(chosen["products"][problems[0]["problem"].as_str().expect("a name")], tiles[0]["tile"]["product"]);
+    let name = &problems[0]["problem"];
+    assert_eq!(chosen["products"][name.as_str().expect("a name")], ours["tile"]["product"]);
+    let fastest = is_library(&&tiles[0]);
+    assert_eq!(chosen["library"].as_array().is_some_and(|all| all.contains(name)), fastest, "{chosen}");
+    let said = ccl("explain").with("--plan", &plan).ok().stdout;
+    assert_eq!(said.contains("cuBLASLt's where it is there"), fastest, "{said}");
     // Another tile gives other kernels: the last one that runs.
     let mut other: Value = serde_json::from_slice(&fs::read(file).expect("a file")).expect("JSON");
     other["problems"][0]["tiles"].as_array_mut().expect("a list").reverse();

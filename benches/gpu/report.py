@@ -29,7 +29,7 @@ def compare(ours, theirs, our_step=None, our_errors=None):
     for k in theirs.get("kernels", []):
         row = {"id": k["id"], "theirs_s": k["best_s"], "form": k["best"], "forms": k["forms"], "ours_s": None, "ratio": None}
         if k["id"] in mine:
-            row["ours_s"] = mine[k["id"]]["seconds"]
+            row["ours_s"], row["library"] = mine[k["id"]]["seconds"], mine[k["id"]].get("library", False)
             row["ratio"] = row["ours_s"] / k["best_s"] if k["best_s"] else None
         rows.append(row)
     alone = [{"id": i, "ours_s": k["seconds"], "theirs_s": None, "form": None, "forms": {}, "ratio": None}
@@ -99,7 +99,7 @@ def text(result):
     for r in result["rows"]:
         cell = lambda s: human(s) if s is not None else "-"
         ratio = f"{r['ratio']:.2f}" if r["ratio"] is not None else "-"
-        lines.append(f"{r['id']:<32} {cell(r['ours_s']):>10} {cell(r['theirs_s']):>10} {ratio:>7}  {r['form'] or '-'}")
+        lines.append(f"{r['id']:<32} {cell(r['ours_s']):>10} {cell(r['theirs_s']):>10} {ratio:>7}  {r['form'] or '-'}{', ccl by cuBLASLt' if r.get('library') else ''}")
     if not result["same_device"]:
         lines.append(f"NOT THE SAME DEVICE: {result['ours']['device']} and {result['theirs']['device']}; the ratios mean nothing")
     if result["theirs"].get("dry_run"):

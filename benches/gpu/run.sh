@@ -14,7 +14,8 @@
 # are ignored by git. It finds softcuda in target/softcuda (see softcuda/README.md).
 #
 # CUDA kernels are compiled on the machine: libnvrtc and the CUDA headers must be there. Where there is no toolkit, CCL_NVRTC_DIR
-# names a directory with lib/libnvrtc.so.13 and include/ (test.sh puts one into target/nvrtc/nvidia/cu13).
+# names a directory with lib/libnvrtc.so.13 and include/ (test.sh puts one into target/nvrtc/nvidia/cu13). cuBLASLt, which the tiles of products are
+# measured against, is that of the toolkit, of CCL_CUBLASLT_DIR, or the one that PYTHON's PyTorch uses.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -59,6 +60,22 @@ if [ -n "${CCL_NVRTC_DIR:-}" ]; then
   compiler=$CCL_NVRTC_DIR/lib:
 fi
 export LD_LIBRARY_PATH=${compiler:-}$libraries
+
+# cublaslt: the directory of NVIDIA's packages for PYTHON that has the library, if one has.
+cublaslt() {
+  "$python" - 2>/dev/null <<'PYTHON' || true
+import glob, os, sys
+for folder in sys.path:
+    found = sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.*")))
+    if found:
+        print(os.path.dirname(os.path.dirname(found[-1])))
+        break
+PYTHON
+}
+if [ -z "$software${CCL_CUBLASLT_DIR:-}" ]; then
+  CCL_CUBLASLT_DIR=$(cublaslt)
+  if [ -n "$CCL_CUBLASLT_DIR" ]; then export CCL_CUBLASLT_DIR; else unset CCL_CUBLASLT_DIR; fi
+fi
 
 # `backend: name (kind)` of each backend that has a GPU.
 listing=$("$binary" devices)

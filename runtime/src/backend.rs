@@ -135,6 +135,11 @@ pub trait Instance: Send {
     /// Memory that this instance holds: buffers, and the weights that it owns or maps.
     fn resident_bytes(&self) -> u64;
 
+    /// How many launches of an entry a library of the device's maker does.
+    fn by_library(&self, _entry: Binding) -> usize {
+        0
+    }
+
     /// Starts or stops measuring each call. Off at first: measuring may keep a device from running ahead.
     fn set_profiling(&mut self, on: bool);
 

@@ -55,8 +55,12 @@ pub fn carried(plan: &Plan) -> Option<String> {
         )
     });
     let compiled = compiled.unwrap_or_default();
+    let library = match ccl_codegen::gpu::tensor::library::chosen(k) {
+        0 => String::new(),
+        n => format!(", {n} of them cuBLASLt's where it is there"),
+    };
     Some(format!(
-        "carries {kernels} kernels for {} ({text} of {}{compiled}) and {launches} launches",
+        "carries {kernels} kernels for {} ({text} of {}{compiled}) and {launches} launches{library}",
         k.target, k.language
     ))
 }

@@ -73,7 +73,8 @@ impl Input {
 pub enum Inputs {
     /// Inputs and weights, as in the plans of models.
     Given,
-    /// State, which the instances of several plans can share; what is of half precision is state in either case.
+    /// State, which the instances of several plans can share, but for weights that are vectors; what is of half precision and no weight is state in
+    /// either case.
     Shared,
 }
 
@@ -204,7 +205,8 @@ impl Lone {
 
     fn hold(&self, plan: &mut Plan, i: usize, name: &str, from: Inputs) -> Place {
         let Holder { ty, weight, read, updated } = &self.holders[i];
-        if *weight && from == Inputs::Given {
+        // Vectors are weights in either case: what is done with them once, as their values stay, is done in measurements too.
+        if *weight && (from == Inputs::Given || ty.rank() == 1) {
             plan.weights.push(PlanWeight { name: name.into(), ty: ty.clone() });
             return Place::Weight(plan.weights.len() as u32 - 1);
         }

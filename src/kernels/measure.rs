@@ -39,6 +39,9 @@ pub struct Timing {
     pub flops: u64,
     /// Bytes that the call reads and writes.
     pub bytes: u64,
+    /// Whether a library of the device's maker does it, because measuring chose that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub library: bool,
 }
 
 /// Fewest measured runs.
@@ -113,6 +116,7 @@ impl Case {
         let mut seconds = seconds(backend, instance.as_mut(), copies, effort.time)?;
         let median = median(&mut seconds);
         let (work, runs) = (self.work()?, seconds.len());
+        let library = instance.by_library(Binding::Step) > 0;
         Ok(Timing {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -123,6 +127,7 @@ impl Case {
             copies,
             flops: work.flops,
             bytes: work.bytes,
+            library,
         })
     }
 }

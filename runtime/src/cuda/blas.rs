@@ -49,6 +49,15 @@ struct Advice {
     reserved: [c_int; 4],
 }
 
+/// Where the first numbers of a product's operands are.
+pub(super) struct Addresses {
+    /// The left factor and the right one.
+    pub factors: [u64; 2],
+    pub bias: Option<u64>,
+    pub result: u64,
+    pub workspace: u64,
+}
+
 /// How the library does a product.
 #[derive(Clone, Copy)]
 pub(super) struct Algorithm {
@@ -294,34 +303,24 @@ impl Blas {
         Ok(Algorithm { algorithm: advice.algorithm, workspace: advice.workspace })
     }
 
-    /// Does a product: `buffers` are the kernel's, by address.
+    /// Does a product.
     ///
     /// # Errors
     /// When the library or the driver refuses.
     ///
     /// # Safety
-    /// What the product reaches is inside the buffers; the scratch memory is as long as the algorithm says, nothing else uses it while the stream
-    /// does, and all of it is alive until the stream is done.
+    /// What the product reaches is there; the scratch memory is as long as the algorithm says, nothing else uses it while the stream does, and all
+    /// of it is alive until the stream is done.
     pub(super) unsafe fn run(
         &self,
         product: &LibraryProduct,
         algorithm: &Algorithm,
-        buffers: &[u64],
-        workspace: u64,
+        at: &Addresses,
         stream: &Stream,
     ) -> Result<(), Fault> {
         let failed = |problem: String| Fault::failed(format!("{}: {problem}", self.version));
-        let address = |buffer: usize, first: u64, dtype: DType| {
-            buffers
-                .get(buffer)
-                .map(|&at| at + first * dtype.bytes())
-                .ok_or_else(|| failed("a buffer is missing".into()))
-        };
-        let of = |m: &Matrix| address(m.buffer, m.first, product.half);
-        let [left, right] = [of(&product.factors[0])?, of(&product.factors[1])?];
-        let bias = product.bias.map(|(buffer, first)| address(buffer, first, product.result)).transpose()?;
-        let result = address(buffers.len().wrapping_sub(1), product.first, product.result)?;
-        let described = self.describe(product, bias).map_err(failed)?;
+        let [left, right] = at.factors;
+        let described = self.describe(product, at.bias).map_err(failed)?;
         // SAFETY: everything is alive; numbers of the host are read before the call returns. The rest is the caller's promise.
         let status = unsafe {
             (self.functions.multiply)(
@@ -333,12 +332,12 @@ impl Blas {
                 left,
                 described.left.at,
                 &raw const ZERO,
-                result,
+                at.result,
                 described.result.at,
-                result,
+                at.result,
                 described.result.at,
                 &raw const algorithm.algorithm,
-                workspace,
+                at.workspace,
                 algorithm.workspace,
                 stream.handle().cast(),
             )
@@ -349,7 +348,6 @@ impl Blas {
     fn describe(&self, p: &LibraryProduct, bias: Option<u64>) -> Result<Description, String> {
         use sys::cublasLtEpilogue_t as Epilogue;
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         let f = &self.functions;
         let sums = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F as c_uint;
         let product = Described::new("a product", f.product_destroy, |at| {
@@ -369,9 +367,9 @@ impl Blas {
         let matrix = |factor: Matrix, along: bool, outer: u64| {
             layout(p.half, if along { [k, outer] } else { [outer, k] }, factor.stride)
         };
-        let turn = |turn: bool| if turn { CUBLAS_OP_T } else { CUBLAS_OP_N } as c_uint;
-        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, turn(along_right))?;
-        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, turn(!along_left))?;
+        // `cublasOperation_t`: 0 as it is, 1 transposed.
+        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, along_right.into())?;
+        set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, (!along_left).into())?;
         let epilogue = match (p.gelu, bias.is_some()) {
             (false, false) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
             (false, true) => Epilogue::CUBLASLT_EPILOGUE_BIAS,

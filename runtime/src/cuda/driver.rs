@@ -136,6 +136,11 @@ impl Allocation {
     pub(super) fn address(&self) -> u64 {
         self.at
     }
+
+    /// What it belongs to.
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
 }
 
 impl Drop for Allocation {

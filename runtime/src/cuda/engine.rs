@@ -178,8 +178,9 @@ impl Engine for CudaEngine {
         let bound: Vec<Bound<Span>> = launch.buffers.iter().map(|&r| buffer(r)).collect();
         if let Some(product) = &launch.library {
             let addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
-            // SAFETY: the caller's promise: the product reaches what the kernel does. A plan's calls go to this stream.
-            return unsafe { product.run(&addresses, self.compute()) };
+            let settle = || self.compute().settle(&self.watch(Duration::ZERO));
+            // SAFETY: the caller's promise: the product reaches what the kernel does. A plan's calls go to this stream, and weights stay as they are.
+            return unsafe { product.run(&addresses, self.compute(), settle) };
         }
         let elements: Vec<u64> = bound.iter().map(|b| b.elements).collect();
         let mut info = launch.ready.arguments.info(&launch.sizes, &elements).map_err(Fault::failed)?;
@@ -192,6 +193,10 @@ impl Engine for CudaEngine {
         // SAFETY: pointers, descriptions and a struct, as many and as large as the kernel's text says; the driver copies them before it returns. What
         // they point to is the caller's promise.
         unsafe { self.compute().launch(&launch.ready.kernel, launch.cubes, &mut arguments) }
+    }
+
+    fn by_library(launch: &Launch) -> bool {
+        launch.library.is_some()
     }
 
     fn check(&self, _: Vec<Span>, watch: &Watch) -> Result<(), Fault> {

@@ -11,14 +11,14 @@ use ccl_codegen::gpu::tensor::library::LibraryProduct;
 use ccl_codegen::gpu::text::{TensorMap, maps};
 use ccl_codegen::gpu::{Blueprint, EmitPlanError, Ref, Target, emit_plan};
 use ccl_ir::Plan;
-use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
+use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch, Place};
 use rayon::prelude::*;
 
 use super::abi::Arguments;
 use super::cache::{Cache, key};
 use super::device::{Open, version};
 use super::driver::Kernel;
-use super::library::{Planned, Products};
+use super::library::{OfLaunch, Products};
 use super::nvrtc::{Binary, Nvrtc};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts, Step, Steps};
@@ -40,7 +40,7 @@ pub(super) struct Ready {
 pub(crate) struct Launch {
     pub(super) ready: Arc<Ready>,
     /// What does the kernel's work instead of it.
-    pub(super) library: Option<Arc<Planned>>,
+    pub(super) library: Option<OfLaunch>,
     pub(super) cubes: [u32; 3],
     pub(super) buffers: Vec<Ref>,
     pub(super) sizes: Vec<u32>,
@@ -131,26 +131,47 @@ fn wrong(plan: &Plan, error: EmitPlanError) -> RuntimeError {
 pub(super) fn ready(plan: &Plan, open: &Open, lowered: Lowered) -> Result<Steps<Launch>, RuntimeError> {
     let Lowered { emitted, architecture, library } = lowered;
     let kernels = load(plan, open, &emitted, &architecture)?;
-    let product = |l: &EmittedLaunch| LibraryProduct::of(&kernels[l.kernel as usize].blueprint, &l.sizes);
-    let launches = emitted.entries.values().flatten().filter_map(|call| match call {
-        EmittedCall::Host => None,
-        EmittedCall::Launches(launches) => Some(launches),
-    });
-    let products = Products::of(open, &library, launches.flatten().filter_map(product));
+    let product = |call: &Call, l: &EmittedLaunch| {
+        let product = LibraryProduct::of(&kernels[l.kernel as usize].blueprint, &l.sizes)?;
+        // What is rounded once must never change.
+        let kept = product.rounded_bias().is_none_or(|b| is_weight(call, l.buffers.get(b.buffer)));
+        kept.then_some(product)
+    };
+    let entries = plan.entries.iter().filter_map(|(entry, calls)| Some((*entry, calls, emitted.entries.get(entry)?)));
+    let entries: Vec<_> = entries.collect();
+    let all = entries.iter().flat_map(|(_, calls, emitted)| calls.iter().zip(*emitted));
+    let wanted = all.flat_map(|(call, emitted)| launches(emitted).iter().filter_map(|l| product(call, l)));
+    let products = Products::of(open, &library, wanted);
     let products = products.map_err(|f| RuntimeError::Backend { backend: Api::Cuda.name(), problem: f.problem })?;
-    let launch = |l: &EmittedLaunch| launch(l, &kernels, product(l).and_then(|p| products.get(&p)));
+    let launch = |call: &Call, l: &EmittedLaunch| {
+        launch(l, &kernels, product(call, l).and_then(|product| products.of_launch(&product)))
+    };
     let mut steps = Steps::new();
-    for (&entry, calls) in &emitted.entries {
-        let calls = calls.iter().map(|call| match call {
+    for (entry, calls, emitted) in entries {
+        let calls = calls.iter().zip(emitted).map(|(call, emitted)| match emitted {
             EmittedCall::Host => Step::Host,
-            EmittedCall::Launches(launches) => Step::Device(launches.iter().map(launch).collect()),
+            EmittedCall::Launches(all) => Step::Device(all.iter().map(|l| launch(call, l)).collect()),
         });
         steps.insert(entry, calls.collect());
     }
     Ok(steps)
 }
 
-fn launch(launch: &EmittedLaunch, kernels: &[Arc<Ready>], library: Option<Arc<Planned>>) -> Launch {
+/// The launches of a call, none where the host does it.
+fn launches(call: &EmittedCall) -> &[EmittedLaunch] {
+    match call {
+        EmittedCall::Host => &[],
+        EmittedCall::Launches(all) => all,
+    }
+}
+
+/// Whether a buffer of a call is a weight of the model.
+fn is_weight(call: &Call, buffer: Option<&BufferRef>) -> bool {
+    let Some(&BufferRef::In(i)) = buffer else { return false };
+    call.inputs.get(i as usize).is_some_and(|o| matches!(o.place, Place::Weight(_)))
+}
+
+fn launch(launch: &EmittedLaunch, kernels: &[Arc<Ready>], library: Option<OfLaunch>) -> Launch {
     let buffer = |b: &BufferRef| match *b {
         BufferRef::In(i) => Ref::In(i),
         BufferRef::Out(i) => Ref::Out(i),
@@ -256,10 +277,7 @@ fn compile(nvrtc: &Nvrtc, cache: &Cache, text: &str, architecture: &str) -> Resu
 
 /// The error of a kernel, at the first call that launches it.
 fn refuse(plan: &Plan, emitted: &Emitted, kernel: usize, problem: &str) -> RuntimeError {
-    let launches = |call: &EmittedCall| match call {
-        EmittedCall::Host => false,
-        EmittedCall::Launches(all) => all.iter().any(|l| l.kernel as usize == kernel),
-    };
+    let launches = |call: &EmittedCall| launches(call).iter().any(|l| l.kernel as usize == kernel);
     let calls = plan.entries.iter().flat_map(|(&entry, calls)| {
         let emitted = emitted.entries.get(&entry).map_or(&[][..], Vec::as_slice);
         calls.iter().zip(emitted).map(move |(call, emitted)| (entry, call, emitted))

@@ -161,6 +161,11 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
     /// overlap no other buffer.
     unsafe fn launch(&self, launch: &Self::Launch, buffer: &dyn Fn(Ref) -> Bound<Self::Span>) -> Result<(), Fault>;
 
+    /// Whether a library of the device's maker does a launch.
+    fn by_library(_launch: &Self::Launch) -> bool {
+        false
+    }
+
     /// Succeeds where the launches so far will have written `outputs`.
     ///
     /// # Errors

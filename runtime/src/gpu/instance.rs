@@ -406,6 +406,14 @@ impl<E: Engine> Instance for GpuInstance<E> {
         self.memory.bytes()
     }
 
+    fn by_library(&self, entry: Binding) -> usize {
+        let launches = self.steps.get(&entry).into_iter().flatten().filter_map(|step| match step {
+            Step::Host => None,
+            Step::Device(launches) => Some(launches),
+        });
+        launches.flatten().filter(|l| E::by_library(l)).count()
+    }
+
     fn set_profiling(&mut self, on: bool) {
         self.profiler.set(on);
     }

@@ -239,9 +239,10 @@ fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
     };
     print(&format!("medians by {}; {inputs}", m.clock))?;
     for line in &m.kernels {
+        let by = if line.timing.library { ", by cuBLASLt" } else { "" };
         let rate = if line.timing.flops > 0 { format!("{:.1} GFLOP/s", line.gflop_per_s) } else { String::new() };
         print(&format!(
-            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline",
+            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}",
             if m.set == Set::Small.name() { &line.timing.name } else { &line.timing.id },
             human_seconds(line.timing.seconds),
             line.gb_per_s,

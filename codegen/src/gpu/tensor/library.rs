@@ -2,9 +2,10 @@
 
 use ccl_ir::DType;
 use ccl_ir::ops::UnaryKind;
+use ccl_ir::plan::{Emitted, EmittedLaunch};
 
 use super::product::TensorProduct;
-use super::tiles::{Problem, ProductProblem};
+use super::tiles::{Choices, Problem, ProductProblem};
 use crate::gpu::blueprint::{Blueprint, Class, Kernel, Program, Source, Step};
 
 /// A product as such a library is told of it: `result[m][n] = gelu(left[m][k] right[n][k]ᵀ + bias[n])`, with numbers of half precision on the right.
@@ -16,8 +17,8 @@ pub struct LibraryProduct {
     pub half: DType,
     /// The left factor and the right one.
     pub factors: [Matrix; 2],
-    /// Position of the bias among the kernel's buffers, and its first element. It is of the result's type.
-    pub bias: Option<(usize, u64)>,
+    /// Added to the columns.
+    pub bias: Option<Bias>,
     /// Whether the results go through GELU with `tanh`.
     pub gelu: bool,
     /// Type of the result.
@@ -37,7 +38,23 @@ pub struct Matrix {
     pub stride: u64,
 }
 
+/// What is added to the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bias {
+    /// Position among the kernel's buffers.
+    pub buffer: usize,
+    /// First element.
+    pub first: u64,
+    /// Type of its numbers.
+    pub dtype: DType,
+}
+
 impl LibraryProduct {
+    /// The bias where it has to be rounded before: the library adds what is of the result's type.
+    pub fn rounded_bias(&self) -> Option<Bias> {
+        self.bias.filter(|bias| bias.dtype != self.result)
+    }
+
     /// The product that a kernel computes with these sizes; `None` where it is another one.
     pub fn of(blueprint: &Blueprint, sizes: &[u32]) -> Option<Self> {
         let Kernel::TensorProduct(p) = &blueprint.kernel else { return None };
@@ -59,16 +76,19 @@ impl LibraryProduct {
         let [along_a, along_b] = problem.along;
         let factors =
             [factor(p.a.slot.index, at_a, along_a, problem.m)?, factor(p.b.slot.index, at_b, along_b, problem.n)?];
+        let dtype = |class: Class| if class == Class::Half { blueprint.half } else { DType::F32 };
+        let result = dtype(p.output.slot.class);
         let bias = match &p.bias {
             None => None,
-            Some(bias) if bias.wide && bias.slot.class == p.output.slot.class => {
+            // Single precision is rounded to half where the result is; the other way it would have to grow.
+            Some(bias) if bias.wide && (bias.slot.class == Class::Float || result.is_half()) => {
                 // Buffers of single precision come behind those of half precision.
                 let before = if bias.slot.class == Class::Half { 0 } else { halves(p) };
-                Some((before + bias.slot.index as usize, size(at_bias)?))
+                let buffer = before + bias.slot.index as usize;
+                Some(Bias { buffer, first: size(at_bias)?, dtype: dtype(bias.slot.class) })
             }
             Some(_) => return None,
         };
-        let result = if p.output.slot.class == Class::Half { blueprint.half } else { DType::F32 };
         let first = size(sizes.len().checked_sub(1)?)?;
         Some(Self { problem, half: blueprint.half, factors, bias, gelu: gelu(&p.epilogue)?, result, first })
     }
@@ -88,4 +108,16 @@ fn gelu(program: &Program) -> Option<bool> {
         [Step::Unary(UnaryKind::GeluTanh, Source::In(0))] => Some(true),
         _ => None,
     }
+}
+
+/// How many launches of a plan's kernels are products that were chosen to be the library's.
+pub fn chosen(emitted: &Emitted) -> usize {
+    let choices: Choices = serde_json::from_value(emitted.choices.clone()).unwrap_or_default();
+    if choices.library.is_empty() {
+        return 0;
+    }
+    let blueprint = |json: &serde_json::Value| serde_json::from_value::<Blueprint>(json.clone()).ok();
+    let blueprints: Vec<Option<Blueprint>> = emitted.kernels.iter().map(|k| blueprint(&k.blueprint)).collect();
+    let product = |l: &EmittedLaunch| LibraryProduct::of(blueprints.get(l.kernel as usize)?.as_ref()?, &l.sizes);
+    emitted.launches().filter_map(product).filter(|p| choices.library.contains(&p.problem.key())).count()
 }
