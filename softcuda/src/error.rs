@@ -21,6 +21,8 @@ pub enum FaultKind {
     PendingProduct,
     /// An asynchronous reader saw shared memory that its writer didn't show with `fence.proxy.async`.
     ProxyFence,
+    /// A kernel that waits for earlier ones itself (`griddepcontrol.wait`) touched global memory or ended before it did.
+    Dependency,
     /// Every thread that is left waits for a barrier that can't complete.
     Deadlock,
     /// A `.sync` instruction ran without all the lanes that its mask names.

@@ -25,6 +25,8 @@ pub(crate) struct Addr {
 #[allow(missing_docs)]
 pub(crate) enum Op {
     Nop,
+    /// `griddepcontrol.wait`: what earlier kernels wrote is seen from here on.
+    Await,
     Mov {
         d: Row,
         a: Row,
@@ -364,6 +366,8 @@ pub(crate) struct Kernel {
     pub independent: bool,
     /// It has bulk copies or barriers in shared memory.
     pub bulk: bool,
+    /// It waits for earlier kernels itself (`griddepcontrol.wait`), so that it may begin while they run.
+    pub awaits: bool,
     /// Registers that asynchronous products read and write.
     pub product_registers: Vec<Row>,
 }

@@ -8,7 +8,14 @@ use crate::op::{BulkMove, Inst, Left, NONE, Op, Row};
 pub(crate) fn operands(op: &Op, mut f: impl FnMut(Row, bool)) {
     let mut each = |rows: &[Row], write: bool| rows.iter().filter(|r| **r != NONE).for_each(|r| f(*r, write));
     match op {
-        Op::Nop | Op::Bra { .. } | Op::Exit | Op::Trap | Op::CpCommit | Op::CpWait { .. } | Op::CpWaitAll => {}
+        Op::Nop
+        | Op::Await
+        | Op::Bra { .. }
+        | Op::Exit
+        | Op::Trap
+        | Op::CpCommit
+        | Op::CpWait { .. }
+        | Op::CpWaitAll => {}
         Op::ProxyFence | Op::GroupFence | Op::GroupCommit | Op::GroupWait { .. } => {}
         Op::Clock { d } | Op::ActiveMask { d } => each(&[*d], true),
         Op::Brx { index, .. } => each(&[*index], false),

@@ -64,11 +64,11 @@ impl Stats {
         self.classes.iter().sum()
     }
 
-    /// One JSON object without line breaks.
-    pub fn json(&self, kernel: &str, cubes: [u32; 3], units: [u32; 3]) -> String {
+    /// One JSON object without line breaks. `early`: the kernel was launched so that it might begin while earlier ones ran.
+    pub fn json(&self, kernel: &str, cubes: [u32; 3], units: [u32; 3], early: bool) -> String {
         let classes: Vec<String> = NAMES.iter().zip(self.classes).map(|(n, c)| format!("\"{n}\":{c}")).collect();
         format!(
-            "{{\"kernel\":{kernel:?},\"cubes\":{cubes:?},\"units\":{units:?},\"instructions\":{},\"issued\":{},\
+            "{{\"kernel\":{kernel:?},\"cubes\":{cubes:?},\"units\":{units:?},\"early\":{early},\"instructions\":{},\"issued\":{},\
              \"classes\":{{{}}},\"matrix_ops\":{},\"global_load_bytes\":{},\"global_store_bytes\":{},\"sectors\":{},\
              \"sectors_needed\":{},\"shared_accesses\":{},\"bank_conflicts\":{},\"barriers\":{}}}",
             self.instructions(),

@@ -47,7 +47,10 @@ impl Emit<'_> {
             "mapa" => self.map_address(mods, args).map(Some),
             "mbarrier" => self.mbarrier(mods, args).map(Some),
             "cp" if mods.parts.first() == Some(&"async") => self.copy(mods, args),
-            "prefetch" | "prefetchu" | "applypriority" | "discard" | "griddepcontrol" | "nanosleep" | "setmaxnreg" => {
+            "griddepcontrol" if mods.has("wait") => Ok(Some((Op::Await, Class::Barrier))),
+            // When later kernels may begin: they see nothing before this one's end.
+            "griddepcontrol" if mods.has("launch_dependents") => Ok(Some((Op::Nop, Class::Other))),
+            "prefetch" | "prefetchu" | "applypriority" | "discard" | "nanosleep" | "setmaxnreg" => {
                 mods.ignore(&["*"]);
                 Ok(Some((Op::Nop, Class::Other)))
             }

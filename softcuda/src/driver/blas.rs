@@ -354,6 +354,9 @@ pub extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             return Err(invalid("there is no such preference"));
         };
         let [_, _, d] = described(&state, product, [a, b, c, d])?.layouts;
+        if told("refuse") {
+            return Err((NOT_SUPPORTED, "told to do no products".into()));
+        }
         let of = |which: c_uint, usual: u64| prefer.get(&which).copied().unwrap_or(usual);
         if of(1, 0) < WORKSPACE as u64 {
             return Err((NOT_SUPPORTED, format!("no algorithm with less than {WORKSPACE} bytes of scratch memory")));
@@ -364,6 +367,11 @@ pub extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             .and_then(|()| set(count, 1))
             .map_err(|_| invalid("nowhere to write to"))
     })
+}
+
+/// Whether `SOFTCUDA_BLAS` is this word.
+fn told(word: &str) -> bool {
+    std::env::var_os("SOFTCUDA_BLAS").is_some_and(|told| told == word)
 }
 
 /// Queues a product.
@@ -400,10 +408,16 @@ pub extern "C" fn cublasLtMatmul(
         if (alpha, beta) != (1.0, 0.0) {
             return Err((NOT_SUPPORTED, format!("scales {alpha} and {beta}")));
         }
+        if told("fail") {
+            return Err((EXECUTION_FAILED, "told to fail".into()));
+        }
         let mut product = described(&state, product, [a, b, c, d])?;
         let [_, _, result] = product.layouts;
-        if (mark, rows, columns) != (MARK, result.rows, result.columns) || workspace_bytes < WORKSPACE {
-            return Err(invalid("the algorithm is of another product, or the scratch memory too short"));
+        if (mark, rows, columns) != (MARK, result.rows, result.columns)
+            || workspace_bytes < WORKSPACE
+            || workspace % 256 != 0
+        {
+            return Err(invalid("the algorithm is of another product, or the scratch memory too short or between"));
         }
         (product.at, product.workspace) = ([at_a, at_b, at_d], workspace);
         let of_bias = product.bias.map(|bias| bias % bytes(result.number).unwrap_or(4));

@@ -199,7 +199,7 @@ unsafe fn pack(f: &Function, params: *mut *mut c_void, extra: *mut *mut c_void) 
 fn launch(
     state: &mut State,
     function: usize,
-    grid: Grid,
+    (grid, early): (Grid, bool),
     stream: usize,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
@@ -225,7 +225,7 @@ fn launch(
     }
     // SAFETY: the caller of the entry point gave parameters for this kernel.
     let params = unsafe { pack(f, params, extra)? };
-    let task = Task::Kernel { module: f.module.clone(), name: f.name.clone(), grid, params };
+    let task = Task::Kernel { module: f.module.clone(), name: f.name.clone(), grid, params, early };
     state.push(id, task)
 }
 
@@ -248,7 +248,7 @@ pub extern "C" fn cuLaunchKernel(
     call(|| {
         let mut state = with_context()?;
         let grid = Grid { cubes: [cubes_x, cubes_y, cubes_z], units: [units_x, units_y, units_z], dynamic_shared };
-        launch(&mut state, function, grid, stream, params, extra)
+        launch(&mut state, function, (grid, false), stream, params, extra)
     })
 }
 
@@ -271,7 +271,8 @@ pub struct LaunchAttribute {
     value: [u32; 16],
 }
 
-/// Queues a kernel with attributes. Clusters of more than one block are refused unless the kernel itself asks for them.
+/// Queues a kernel with attributes. Clusters of more than one block are refused unless the kernel itself asks for them, and so is a kernel that may begin
+/// while earlier ones run and waits for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuLaunchKernelEx(
     config: *const LaunchConfig,
@@ -287,7 +288,9 @@ pub extern "C" fn cuLaunchKernelEx(
         // SAFETY: the caller gave a pointer to this structure.
         let config = unsafe { &*config };
         let f = state.functions.get(&function).ok_or(INVALID_HANDLE)?;
-        let size = f.module.kernel(&f.name).ok_or(INVALID_HANDLE)?.cluster;
+        let kernel = f.module.kernel(&f.name).ok_or(INVALID_HANDLE)?;
+        let size = kernel.cluster;
+        let mut early = false;
         for i in 0..config.count as usize {
             // SAFETY: the array has `count` elements.
             let attribute = unsafe { &*config.attributes.add(i) };
@@ -296,9 +299,20 @@ pub extern "C" fn cuLaunchKernelEx(
                 eprintln!("softcuda: clusters of {:?} blocks aren't supported: `{}` has {size}", [x, y, z], f.name);
                 return Err(NOT_SUPPORTED);
             }
+            // Programmatic stream serialisation.
+            if attribute.id == 6 && attribute.value[0] != 0 {
+                if std::env::var_os("SOFTCUDA_OVERLAP").is_some_and(|word| word == "refuse") {
+                    return Err(NOT_SUPPORTED);
+                }
+                if !kernel.awaits {
+                    eprintln!("softcuda: `{}` may begin while earlier kernels run, and does not wait for them", f.name);
+                    return Err(INVALID_VALUE);
+                }
+                early = true;
+            }
         }
         let grid = Grid { cubes: config.cubes, units: config.units, dynamic_shared: config.dynamic_shared };
-        launch(&mut state, function, grid, config.stream, params, extra)
+        launch(&mut state, function, (grid, early), config.stream, params, extra)
     })
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Task {
         name: Arc<str>,
         grid: Grid,
         params: Vec<u8>,
+        /// It may begin while earlier kernels run. Here it never does.
+        early: bool,
     },
     /// A product of matrices that cuBLASLt was asked for.
     Product(Box<super::blas::Product>),
@@ -320,10 +322,10 @@ impl State {
 
     fn run(&mut self, task: Task) -> Outcome {
         match task {
-            Task::Kernel { module, name, grid, params } => {
+            Task::Kernel { module, name, grid, params, early } => {
                 match module.launch_packed(&name, grid, params, &self.memory) {
                     Ok(stats) => {
-                        count(|| stats.json(&name, grid.cubes, grid.units));
+                        count(|| stats.json(&name, grid.cubes, grid.units, early));
                         Ok(())
                     }
                     Err(error) => {

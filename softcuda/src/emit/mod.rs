@@ -126,6 +126,7 @@ impl<'a> Emit<'a> {
             _ => false,
         });
         let bulk = emit.code.iter().any(|inst| matches!(inst.op, Op::Bulk(_) | Op::MbInit { .. }));
+        let awaits = emit.code.iter().any(|inst| matches!(inst.op, Op::Await));
         let registers = product_registers(&emit.code);
         mark(&mut emit.code, &registers);
         let mut product_registers: Vec<Row> = registers.into_iter().collect();
@@ -146,6 +147,7 @@ impl<'a> Emit<'a> {
             cluster: function.cluster.unwrap_or(1),
             independent,
             bulk,
+            awaits,
             product_registers,
         })
     }

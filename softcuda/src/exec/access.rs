@@ -70,6 +70,7 @@ impl Block<'_> {
 
     /// Checks a global access of `size` bytes per lane.
     pub fn check_global(&mut self, pc: u32, mask: u32, addr: &Lanes, size: u32, what: &str) -> Result<(), Box<Fault>> {
+        self.check_awaited(mask, what)?;
         let (mut low, mut high, mut odd) = (u64::MAX, 0, 0);
         for lane in lanes(mask) {
             low = low.min(addr[lane]);
@@ -106,6 +107,18 @@ impl Block<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses what lanes do before they have waited for earlier kernels, where the kernel waits itself. That includes its end: what comes after
+    /// would take earlier kernels for done.
+    #[inline]
+    pub fn check_awaited(&self, mask: u32, what: &str) -> Result<(), Box<Fault>> {
+        let early = mask & !self.awaited;
+        if early == 0 {
+            return Ok(());
+        }
+        let message = format!("{what} before `griddepcontrol.wait`, while earlier kernels may be running");
+        Err(Fault::new(FaultKind::Dependency, early.trailing_zeros(), message))
     }
 
     /// Checks a shared access of one lane.

@@ -84,6 +84,7 @@ impl Block<'_> {
     /// Issues a copy for every lane of the mask.
     pub fn bulk(&mut self, w: &mut Warp, mask: u32, pc: u32, bulk: &Bulk) -> Result<(), Box<Fault>> {
         self.moved = true;
+        self.check_awaited(mask, "bulk copy")?;
         for lane in lanes(mask) {
             let mut copy = self.describe(w, lane, bulk)?;
             copy.pc = pc;

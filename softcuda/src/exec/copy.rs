@@ -48,6 +48,7 @@ impl Block<'_> {
         if reading == 0 {
             return Ok(());
         }
+        self.check_awaited(reading, "read (cp.async)")?;
         // Partial reads are checked for the bytes that they read.
         let partial =
             w.pending.iter().rev().take(mask.count_ones() as usize).any(|p| p.given != p.size && p.given != 0);

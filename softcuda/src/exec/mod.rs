@@ -90,6 +90,8 @@ pub(crate) struct Block<'a> {
     pub mbarriers: HashMap<u32, MBarrier>,
     /// Bulk copies to shared memory that are under way.
     pub copies: VecDeque<Copy>,
+    /// Lanes of the warp that runs which see what earlier kernels wrote.
+    pub awaited: u32,
     /// Something happened that waits for barriers in shared memory may depend on.
     pub moved: bool,
     pub stats: Stats,
@@ -197,6 +199,7 @@ impl<'a> Block<'a> {
             tiles: Vec::new(),
             mbarriers: HashMap::new(),
             copies: VecDeque::new(),
+            awaited: 0,
             moved: false,
             stats: Stats::default(),
             fast: fast_host(),

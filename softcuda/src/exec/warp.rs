@@ -36,6 +36,8 @@ pub(crate) struct Warp<'a> {
     pub bulk_groups: [u32; 32],
     /// The other warps of the group are at the same instruction.
     pub met: bool,
+    /// Lanes that see what earlier kernels wrote.
+    pub awaited: u32,
 }
 
 impl Warp<'_> {
@@ -60,6 +62,7 @@ impl Warp<'_> {
         self.pending.clear();
         self.groups = [0; 32];
         self.met = false;
+        self.awaited = if kernel.awaits { 0 } else { u32::MAX };
         self.polling = 0;
         self.stores.clear();
         self.bulk_groups = [0; 32];
@@ -95,6 +98,7 @@ impl<'a> Block<'a> {
         let kernel = self.kernel;
         let code = kernel.code.as_slice();
         w.polling = 0;
+        self.awaited = w.awaited;
         'group: loop {
             let candidates = w.candidates() & !w.polling;
             if candidates == 0 {
@@ -153,6 +157,7 @@ impl<'a> Block<'a> {
                     }
                     Op::Exit => {
                         if mask != 0 {
+                            self.check_awaited(mask, "exit").map_err(|f| (pc, f))?;
                             self.finish_copies(w, mask).map_err(|f| (pc, f))?;
                             if let Some(copy) = w.stores.iter().find(|c| mask >> c.lane & 1 != 0) {
                                 let message = "exit while a bulk copy from shared memory is under way";
@@ -252,6 +257,11 @@ impl<'a> Block<'a> {
             }
             Op::Mapa { space, d, a, rank } => self.map_address(w, mask, *space, *d, *a, *rank),
             Op::Nop => Ok(()),
+            Op::Await => {
+                w.awaited |= mask;
+                self.awaited = w.awaited;
+                Ok(())
+            }
             Op::Trap => Err(Fault::new(FaultKind::Trap, mask.trailing_zeros(), "trap")),
             Op::Clock { d } => {
                 self.ticks += 1;
