@@ -153,6 +153,32 @@ fn a_driver_that_records_nothing_changes_no_byte() {
 }
 
 #[test]
+fn kernels_that_begin_early_change_no_byte() {
+    let Some(device) = cuda() else { return };
+    if !device.software {
+        eprintln!("NOT RUN: only a software driver says how kernels were launched");
+        return;
+    }
+    let (dir, data) = (temp_dir(), case("small"));
+    let [out, stats] = ["out.safetensors", "stats"].map(|name| dir.path().join(name));
+    let sample = |more: fn(Ccl) -> Ccl| {
+        let run = ccl(&format!("sample {SPEC} --steps 3 --backend cuda")).on(&data).with("-o", &out);
+        more(run.env("SOFTCUDA_STATS", &stats.to_string_lossy())).ok();
+        let said = fs::read_to_string(&stats).expect("statistics");
+        fs::remove_file(&stats).expect("a file");
+        let early = said.lines().filter(|line| line.contains("\"early\":true")).count();
+        (fs::read(&out).expect("a result"), early, said.lines().count())
+    };
+    let (whole, early, all) = sample(|r| r);
+    // Those that CubeCL made wait for the end of the last one.
+    assert!(2 * early > all, "{early} of {all}");
+    for refused in [|r: Ccl| r.env("CCL_OVERLAP", "0"), |r: Ccl| r.env("SOFTCUDA_OVERLAP", "refuse")] {
+        let (bytes, early, _) = sample(refused);
+        assert!(bytes == whole && early == 0, "{early}");
+    }
+}
+
+#[test]
 fn a_compiler_newer_than_the_driver_is_not_taken() {
     let Some(device) = cuda() else { return };
     if !device.software {

@@ -28,8 +28,9 @@ fn relative(got: &[f32], want: &[f32]) -> f64 {
     (square(&mut got.iter().zip(want).map(|(a, b)| a - b)) / square(&mut want.iter().copied())).sqrt()
 }
 
-/// What a call computes on a device with these choices.
+/// What a call computes on a device with these choices, by the library or not.
 fn result(gpu: &GpuBackend, found: &Found, choices: Choices) -> Vec<f32> {
+    let library = usize::from(!choices.library.is_empty());
     let plan = Arc::new(found.lone.plan(1, Inputs::Shared));
     let mut instance = gpu.clone().with_choices(choices).instantiate(plan, &Weights).expect("an instance");
     found.lone.fill(instance.as_mut(), true).expect("inputs");
@@ -37,6 +38,7 @@ fn result(gpu: &GpuBackend, found: &Found, choices: Choices) -> Vec<f32> {
     for _ in 0..3 {
         instance.run(Binding::Step).expect("a run");
     }
+    assert_eq!(instance.by_library(Binding::Step), library);
     let data = instance.read(0).expect("a result");
     data.as_f32().expect("numbers").to_vec()
 }
@@ -129,7 +131,9 @@ fn a_step_uses_the_library_where_it_is_there() {
     let count = tuned(&data, &cache);
     assert!(count > 1, "{count}");
     let (library, run) = sample(|r| r);
-    assert!(run.stderr.contains("cuBLASLt") && run.stderr.contains("products of the plan"), "{}", run.stderr);
+    let (before, _) = run.stderr.split_once(" products of the plan").expect("cuBLASLt does some");
+    let said = before.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok());
+    assert!(said >= Some(count), "{}", run.stderr);
     // At least once a step.
     assert!(!device.software || products() >= 3 * count, "{}", products());
     assert!(library != ours);
@@ -138,4 +142,16 @@ fn a_step_uses_the_library_where_it_is_there() {
     let (without, run) = sample(|r| r.env("CCL_CUBLASLT_DIR", "/nowhere"));
     assert!(without == ours && products() == before);
     assert!(run.stderr.contains("take other kernels: cuBLASLt was not found"), "{}", run.stderr);
+    // A library that does no such product, and one that fails when it is to.
+    for (word, says) in [("refuse", "takes another kernel"), ("fail", "takes a kernel of ours from here on")] {
+        if device.software {
+            let run = sample(if word == "fail" {
+                |r| r.env("SOFTCUDA_BLAS", "fail")
+            } else {
+                |r| r.env("SOFTCUDA_BLAS", "refuse")
+            });
+            assert!(run.0 == ours && products() == before, "{word}");
+            assert!(run.1.stderr.contains(says), "{}", run.1.stderr);
+        }
+    }
 }

@@ -15,7 +15,7 @@
 #
 # CUDA kernels are compiled on the machine: libnvrtc and the CUDA headers must be there. Where there is no toolkit, CCL_NVRTC_DIR
 # names a directory with lib/libnvrtc.so.13 and include/ (test.sh puts one into target/nvrtc/nvidia/cu13). cuBLASLt, which the tiles of products are
-# measured against, is that of the toolkit, of CCL_CUBLASLT_DIR, or the one that PYTHON's PyTorch uses.
+# measured against, is that of CCL_CUBLASLT_DIR, the one that PYTHON's PyTorch uses, or the toolkit's.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -66,7 +66,7 @@ cublaslt() {
   "$python" - 2>/dev/null <<'PYTHON' || true
 import glob, os, sys
 for folder in sys.path:
-    found = sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.*")))
+    found = sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libcublasLt.so.*")), key=os.path.basename)
     if found:
         print(os.path.dirname(os.path.dirname(found[-1])))
         break

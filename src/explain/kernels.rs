@@ -55,7 +55,7 @@ pub fn carried(plan: &Plan) -> Option<String> {
         )
     });
     let compiled = compiled.unwrap_or_default();
-    let library = match ccl_codegen::gpu::tensor::library::chosen(k) {
+    let library = match ccl_codegen::gpu::tensor::library::chosen(plan) {
         0 => String::new(),
         n => format!(", {n} of them cuBLASLt's where it is there"),
     };

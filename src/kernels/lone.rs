@@ -8,6 +8,8 @@ use ccl_ir::types::dense_strides;
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use ccl_runtime::backend::Instance;
 
+use ccl_codegen::gpu::tensor::library::Constants;
+
 use super::data;
 use crate::error::Error;
 
@@ -132,8 +134,8 @@ impl Lone {
         Ok(self)
     }
 
-    /// A call of a plan, taken out of it.
-    pub fn of(plan: &Plan, call: &Call) -> Self {
+    /// A call of a plan, taken out of it. What is computed of weights once, when the plan is loaded, is a weight of it.
+    pub fn of(plan: &Plan, constants: &Constants, call: &Call) -> Self {
         let mut places: Vec<Place> = Vec::new();
         let mut holders: Vec<Holder> = Vec::new();
         let mut call = call.clone();
@@ -144,7 +146,10 @@ impl Lone {
                 let (ty, weight) = match operand.place {
                     Place::Weight(w) => (plan.weights[w as usize].ty.clone(), true),
                     Place::Buffer(_) if dtype == DType::I32 && operand.ty.rank() == 0 => (operand.ty.clone(), false),
-                    Place::Buffer(b) => (flat(plan.buffers[b as usize].bytes / dtype.bytes(), dtype), false),
+                    Place::Buffer(b) => {
+                        let vector = operand.ty.rank() == 1 && constants.has(operand);
+                        (flat(plan.buffers[b as usize].bytes / dtype.bytes(), dtype), vector)
+                    }
                 };
                 places.push(operand.place);
                 holders.push(Holder { ty, weight, read: false, updated: false });

@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::launch::{Launch, Ref};
 use super::renumber::renumber;
 use super::target::{Language, Target};
+use super::text::in_turn;
 use super::universal::universal::Universal;
 
 /// Why a kernel has no text.
@@ -142,7 +143,8 @@ pub fn emit(launch: &Launch, target: &Target) -> Result<KernelText, EmitError> {
             let source = CppCompiler::<Cuda>::default().compile(definition, &options);
             let source = source.map_err(|e| wrong(format!("{e:?}")))?;
             let shared_bytes = source.shared_memory_size;
-            Ok(KernelText { language: "cuda".into(), text: renumber(&source.to_string()), shared_bytes, units })
+            let text = in_turn(&renumber(&source.to_string())).ok_or_else(|| wrong("the text has no kernel".into()))?;
+            Ok(KernelText { language: "cuda".into(), text, shared_bytes, units })
         }
         Language::Wgsl => {
             let source = cubecl_wgpu::WgslCompiler.compile(definition, &WgpuCompilationOptions::default());

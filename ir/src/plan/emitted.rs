@@ -129,13 +129,20 @@ pub enum BufferRef {
     Out(u16),
 }
 
+impl EmittedCall {
+    /// Its launches, none where the host does it.
+    pub fn launches(&self) -> &[EmittedLaunch] {
+        match self {
+            Self::Host => &[],
+            Self::Launches(all) => all,
+        }
+    }
+}
+
 impl Emitted {
     /// Launches of all entries.
     pub fn launches(&self) -> impl Iterator<Item = &EmittedLaunch> {
-        self.entries.values().flatten().flat_map(|call| match call {
-            EmittedCall::Host => [].as_slice(),
-            EmittedCall::Launches(all) => all.as_slice(),
-        })
+        self.entries.values().flatten().flat_map(EmittedCall::launches)
     }
 
     /// Proves that every index is in range, and that there is an [`EmittedCall`] for each call. Whether the kernels compute

@@ -3,7 +3,7 @@
 //! The functions are those of `cublasLt.h` (<https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>). cuBLASLt keeps matrices by columns, so a
 //! product is told to it with all of them transposed: `resultᵀ = right leftᵀ`.
 
-use std::ffi::{OsStr, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::path::Path;
 use std::ptr::{from_ref, null_mut};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use libloading::Library;
 
 use super::driver::Context;
 use super::stream::Stream;
-use super::toolkit::{folders, named, open, roots};
+use super::toolkit::{folders, named, open, roots, toolkits};
 use crate::gpu::fault::Fault;
 
 /// Where the library may be, by name, newest first.
@@ -25,6 +25,8 @@ const NAMES: &[&str] = if cfg!(windows) {
 } else {
     &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]
 };
+/// The oldest version that is asked: 12.0. Older ones want to be told of epilogues in other ways.
+const OLDEST: usize = 120_000;
 /// Bytes of scratch memory that a product may take: what NVIDIA advises for compute capability 9.0.
 const WORKSPACE: usize = 32 << 20;
 /// What every matrix starts at a multiple of, in bytes: plans align buffers further, and factors are told apart by lines of eight numbers.
@@ -120,7 +122,7 @@ impl Functions {
         macro_rules! function {
             ($name:literal) => {
                 // SAFETY: the signatures are those of cublasLt.h, where enumerations are unsigned and addresses of the device are pointers; the library
-                // is kept as long as the functions.
+                // is kept for good.
                 *unsafe { library.get($name) }.map_err(|e| e.to_string())?
             };
         }
@@ -148,8 +150,6 @@ pub(super) struct Blas {
     functions: Functions,
     handle: Object,
     version: String,
-    /// `None` where the driver itself has the functions.
-    _library: Option<Library>,
 }
 
 // SAFETY: the handle may be used from any thread whose context is its own, and by several at a time.
@@ -198,25 +198,28 @@ impl Blas {
     /// # Errors
     /// When there is none, or none that takes the device; the message says what to do.
     pub(super) fn find(context: &Arc<Context>, software: bool) -> Result<Self, String> {
-        let place = named("CCL_CUBLASLT_DIR");
-        let (roots, only) = match place {
+        let (roots, only) = match named("CCL_CUBLASLT_DIR") {
             Some(root) => (vec![root], true),
-            None => (roots().0, false),
+            None => (roots().0.into_iter().chain(toolkits()).collect(), false),
         };
         if software && !only {
             // SAFETY: the driver was loaded before there was a context, and stays loaded.
-            return Self::open(context, Functions::of(unsafe { cudarc::driver::sys::culib() })?, None);
+            return Self::open(context, Functions::of(unsafe { cudarc::driver::sys::culib() })?);
         }
         let mut problems = Vec::new();
         let folders = roots.iter().flat_map(|root| [root.clone()].into_iter().chain(folders(root)));
         let files = folders.flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
         let files = files.filter(|path| path.exists());
-        let named = if only { &[] } else { NAMES };
-        for path in files.chain(named.iter().map(|name| Path::new(name).to_path_buf())) {
-            match Self::load(context, path.as_os_str()) {
-                Ok(blas) => return Ok(blas),
-                Err(problem) if path.is_absolute() => problems.push(format!("{}: {problem}", path.display())),
-                // A loader that knows no such name is no problem to speak of.
+        let places = files.map(|path| (path, true));
+        let names = if only { &[] } else { NAMES };
+        // Then what the system's loader knows: that it knows no such name is no problem to speak of.
+        for (path, there) in places.chain(names.iter().map(|name| (Path::new(name).to_path_buf(), false))) {
+            match open(path.as_os_str()) {
+                Ok(library) => match Self::load(context, library) {
+                    Ok(blas) => return Ok(blas),
+                    Err(problem) => problems.push(format!("{}: {problem}", path.display())),
+                },
+                Err(problem) if there => problems.push(format!("{}: {problem}", path.display())),
                 Err(_) => {}
             }
         }
@@ -227,12 +230,19 @@ impl Blas {
         ))
     }
 
-    fn load(context: &Arc<Context>, name: &OsStr) -> Result<Self, String> {
-        let library = open(name)?;
-        Self::open(context, Functions::of(&library)?, Some(library))
+    fn load(context: &Arc<Context>, library: Library) -> Result<Self, String> {
+        let functions = Functions::of(&library)?;
+        // SAFETY: takes nothing.
+        let version = unsafe { (functions.version)() };
+        if version < OLDEST {
+            return Err(format!("version {version} is older than {OLDEST}"));
+        }
+        // Never unloaded: what it does then is its own affair, and a lost device might keep it.
+        std::mem::forget(library);
+        Self::open(context, functions)
     }
 
-    fn open(context: &Arc<Context>, functions: Functions, library: Option<Library>) -> Result<Self, String> {
+    fn open(context: &Arc<Context>, functions: Functions) -> Result<Self, String> {
         context.enter().map_err(|f| f.problem)?;
         let mut handle = null_mut();
         // SAFETY: the context is this thread's, and there is a handle to write to.
@@ -240,7 +250,7 @@ impl Blas {
         // SAFETY: takes nothing.
         let version = unsafe { (functions.version)() };
         let version = format!("cuBLASLt {}.{}", version / 10_000, version / 100 % 100);
-        Ok(Self { context: Arc::clone(context), functions, handle, version, _library: library })
+        Ok(Self { context: Arc::clone(context), functions, handle, version })
     }
 
     /// Name and version.

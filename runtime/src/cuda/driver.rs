@@ -136,11 +136,6 @@ impl Allocation {
     pub(super) fn address(&self) -> u64 {
         self.at
     }
-
-    /// What it belongs to.
-    pub(super) fn context(&self) -> &Arc<Context> {
-        &self.context
-    }
 }
 
 impl Drop for Allocation {
@@ -210,6 +205,8 @@ pub(super) struct Kernel {
     pub(super) function: sys::CUfunction,
     pub(super) units: [u32; 3],
     pub(super) shared_bytes: u32,
+    /// It waits for earlier kernels itself, before it touches memory and before it ends.
+    pub(super) awaits: bool,
 }
 
 // SAFETY: functions may be launched from any thread whose context is theirs.
@@ -218,7 +215,7 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    /// Loads machine code, or PTX with a zero at its end, and finds the function `name` in it.
+    /// Loads machine code, or PTX with a zero at its end, and finds the function `name` in it, which may wait for earlier kernels itself.
     ///
     /// # Errors
     /// When the driver does not take it, or the device has less shared memory.
@@ -228,6 +225,7 @@ impl Kernel {
         name: &str,
         units: [u32; 3],
         shared_bytes: u32,
+        awaits: bool,
     ) -> Result<Self, Fault> {
         context.enter()?;
         // SAFETY: the code is whole: an ELF file says its own size, and PTX ends with a zero.
@@ -237,7 +235,7 @@ impl Kernel {
         // SAFETY: loaded above.
         let function = unsafe { result::module::get_function(module, name) };
         let mut kernel =
-            Self { context: Arc::clone(context), module, function: std::ptr::null_mut(), units, shared_bytes };
+            Self { context: Arc::clone(context), module, function: std::ptr::null_mut(), units, shared_bytes, awaits };
         kernel.function = function.map_err(|e| fault("it has no entry", e))?;
         if shared_bytes > 0 {
             let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

@@ -13,6 +13,7 @@ use super::device::Open;
 use super::driver::{Allocation, Pinned};
 use super::flow::Flow;
 use super::kernels::{self, Launch, Lowered};
+use super::library::OfLaunch;
 use super::stream::{Event, Graph, Stream};
 use super::tensor_map::encode;
 use crate::error::RuntimeError;
@@ -176,15 +177,16 @@ impl Engine for CudaEngine {
     unsafe fn launch(&self, launch: &Launch, buffer: &dyn Fn(Ref) -> Bound<Span>) -> Result<(), Fault> {
         self.open.context.enter()?;
         let bound: Vec<Bound<Span>> = launch.buffers.iter().map(|&r| buffer(r)).collect();
+        let mut addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
         if let Some(product) = &launch.library {
-            let addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
             let settle = || self.compute().settle(&self.watch(Duration::ZERO));
-            // SAFETY: the caller's promise: the product reaches what the kernel does. A plan's calls go to this stream, and weights stay as they are.
-            return unsafe { product.run(&addresses, self.compute(), settle) };
+            // SAFETY: the caller's promise: the product reaches what the kernel does. A plan's calls go to this stream, and constants stay as they are.
+            if unsafe { product.run(&addresses, self.compute(), settle) }? {
+                return Ok(());
+            }
         }
         let elements: Vec<u64> = bound.iter().map(|b| b.elements).collect();
         let mut info = launch.ready.arguments.info(&launch.sizes, &elements).map_err(Fault::failed)?;
-        let mut addresses: Vec<u64> = bound.iter().map(|b| b.span.address()).collect();
         let of = |map: &TensorMap| encode(map, addresses.get(map.buffer).copied().unwrap_or_default(), &launch.sizes);
         let mut maps = launch.ready.maps.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         let mut arguments: Vec<*mut c_void> = addresses.iter_mut().map(|a| std::ptr::from_mut(a).cast()).collect();
@@ -196,7 +198,7 @@ impl Engine for CudaEngine {
     }
 
     fn by_library(launch: &Launch) -> bool {
-        launch.library.is_some()
+        launch.library.as_ref().is_some_and(OfLaunch::is_done)
     }
 
     fn check(&self, _: Vec<Span>, watch: &Watch) -> Result<(), Fault> {

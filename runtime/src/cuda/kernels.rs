@@ -7,11 +7,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ccl_codegen::gpu::tensor::library::LibraryProduct;
 use ccl_codegen::gpu::text::{TensorMap, maps};
 use ccl_codegen::gpu::{Blueprint, EmitPlanError, Ref, Target, emit_plan};
 use ccl_ir::Plan;
-use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch, Place};
+use ccl_ir::plan::{BufferRef, Call, Code, Emitted, EmittedCall, EmittedKernel, EmittedLaunch};
 use rayon::prelude::*;
 
 use super::abi::Arguments;
@@ -33,7 +32,6 @@ pub(super) struct Ready {
     pub kernel: Kernel,
     pub arguments: Arguments,
     pub maps: Vec<TensorMap>,
-    blueprint: Blueprint,
 }
 
 /// A launch, ready but for its buffers.
@@ -131,44 +129,22 @@ fn wrong(plan: &Plan, error: EmitPlanError) -> RuntimeError {
 pub(super) fn ready(plan: &Plan, open: &Open, lowered: Lowered) -> Result<Steps<Launch>, RuntimeError> {
     let Lowered { emitted, architecture, library } = lowered;
     let kernels = load(plan, open, &emitted, &architecture)?;
-    let product = |call: &Call, l: &EmittedLaunch| {
-        let product = LibraryProduct::of(&kernels[l.kernel as usize].blueprint, &l.sizes)?;
-        // What is rounded once must never change.
-        let kept = product.rounded_bias().is_none_or(|b| is_weight(call, l.buffers.get(b.buffer)));
-        kept.then_some(product)
-    };
     let entries = plan.entries.iter().filter_map(|(entry, calls)| Some((*entry, calls, emitted.entries.get(entry)?)));
     let entries: Vec<_> = entries.collect();
     let all = entries.iter().flat_map(|(_, calls, emitted)| calls.iter().zip(*emitted));
-    let wanted = all.flat_map(|(call, emitted)| launches(emitted).iter().filter_map(|l| product(call, l)));
-    let products = Products::of(open, &library, wanted);
-    let products = products.map_err(|f| RuntimeError::Backend { backend: Api::Cuda.name(), problem: f.problem })?;
-    let launch = |call: &Call, l: &EmittedLaunch| {
-        launch(l, &kernels, product(call, l).and_then(|product| products.of_launch(&product)))
-    };
+    let all = all.flat_map(|(call, emitted)| emitted.launches().iter().map(move |l| (call, l)));
+    let products = Products::of(plan, &emitted.kernels, open, &library, all);
     let mut steps = Steps::new();
     for (entry, calls, emitted) in entries {
         let calls = calls.iter().zip(emitted).map(|(call, emitted)| match emitted {
             EmittedCall::Host => Step::Host,
-            EmittedCall::Launches(all) => Step::Device(all.iter().map(|l| launch(call, l)).collect()),
+            EmittedCall::Launches(all) => {
+                Step::Device(all.iter().map(|l| launch(l, &kernels, products.of_launch(call, l))).collect())
+            }
         });
         steps.insert(entry, calls.collect());
     }
     Ok(steps)
-}
-
-/// The launches of a call, none where the host does it.
-fn launches(call: &EmittedCall) -> &[EmittedLaunch] {
-    match call {
-        EmittedCall::Host => &[],
-        EmittedCall::Launches(all) => all,
-    }
-}
-
-/// Whether a buffer of a call is a weight of the model.
-fn is_weight(call: &Call, buffer: Option<&BufferRef>) -> bool {
-    let Some(&BufferRef::In(i)) = buffer else { return false };
-    call.inputs.get(i as usize).is_some_and(|o| matches!(o.place, Place::Weight(_)))
 }
 
 fn launch(launch: &EmittedLaunch, kernels: &[Arc<Ready>], library: Option<OfLaunch>) -> Launch {
@@ -241,14 +217,18 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
         return Err("the kernel's text and its blueprint do not agree".into());
     }
     let shared = u32::try_from(kernel.shared_bytes).map_err(|_| "asks for too much shared memory")?;
-    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared);
+    let awaits = code.ptx.contains(AWAITS);
+    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared, awaits);
     // Software drivers know no machine code.
     let loaded = match exact && !open.facts.software {
         true => load(&code.cubin),
         false => load(format!("{}\0", code.ptx).as_bytes()),
     };
-    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps, blueprint })
+    Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps })
 }
+
+/// What is in the PTX of a kernel that waits for earlier ones itself. Its text has it for compute capability 9.0 and newer alone.
+const AWAITS: &str = "griddepcontrol.wait";
 
 /// Stack of a thread that compiles: the compiler recurses deeper than the usual two megabytes.
 const STACK: usize = 64 << 20;
@@ -277,7 +257,7 @@ fn compile(nvrtc: &Nvrtc, cache: &Cache, text: &str, architecture: &str) -> Resu
 
 /// The error of a kernel, at the first call that launches it.
 fn refuse(plan: &Plan, emitted: &Emitted, kernel: usize, problem: &str) -> RuntimeError {
-    let launches = |call: &EmittedCall| launches(call).iter().any(|l| l.kernel as usize == kernel);
+    let launches = |call: &EmittedCall| call.launches().iter().any(|l| l.kernel as usize == kernel);
     let calls = plan.entries.iter().flat_map(|(&entry, calls)| {
         let emitted = emitted.entries.get(&entry).map_or(&[][..], Vec::as_slice);
         calls.iter().zip(emitted).map(move |(call, emitted)| (entry, call, emitted))

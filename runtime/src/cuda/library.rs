@@ -1,16 +1,19 @@
 //! Products of a plan that cuBLASLt does, because measuring found it faster there.
 //!
 //! A plan's launches name kernels of our own throughout. A launch whose problem is among the target's [`Choices::library`] and that the library can do
-//! goes to it, where it is there; else to the kernel. The library adds a bias of the result's type alone: a weight of single precision is rounded
-//! to half once, as PyTorch does.
+//! goes to it, where it is there; else, and from the first time on that the library fails, to the kernel. The library adds a bias of the result's type
+//! alone: a constant of single precision is rounded to half once, as PyTorch does. Its scratch memory, of at most 32 MiB, comes beside what the plan has.
 //!
 //! [`Choices::library`]: ccl_codegen::gpu::tensor::tiles::Choices::library
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ccl_codegen::gpu::tensor::library::LibraryProduct;
-use ccl_ir::DType;
+use ccl_codegen::gpu::Blueprint;
+use ccl_codegen::gpu::tensor::library::{Constants, LibraryProduct};
+use ccl_ir::plan::{Call, EmittedKernel, EmittedLaunch};
+use ccl_ir::{DType, Plan};
 use cudarc::driver::result;
 use half::{bf16, f16};
 
@@ -22,11 +25,30 @@ use crate::gpu::fault::Fault;
 
 /// A product, ready but for its buffers.
 struct Planned {
-    blas: Arc<Blas>,
     product: LibraryProduct,
     algorithm: Algorithm,
-    /// Shared by all products of a plan, which one stream does one after another.
-    workspace: Arc<Allocation>,
+    shared: Arc<Shared>,
+}
+
+/// What all products of a plan share.
+struct Shared {
+    blas: Arc<Blas>,
+    context: Arc<Context>,
+    /// Bytes of scratch memory of the product that takes most.
+    most: usize,
+    /// Scratch memory, once the first product runs: the plan's own memory comes first. One stream does all products, one after another.
+    workspace: OnceLock<Allocation>,
+}
+
+impl Shared {
+    /// Where the scratch memory is.
+    fn workspace(&self) -> Result<u64, Fault> {
+        if let Some(there) = self.workspace.get() {
+            return Ok(there.address());
+        }
+        let new = Allocation::new(&self.context, self.most as u64)?;
+        Ok(self.workspace.get_or_init(|| new).address())
+    }
 }
 
 /// A launch's product.
@@ -34,13 +56,21 @@ pub(super) struct OfLaunch {
     planned: Arc<Planned>,
     /// The bias as the library takes it, once it was rounded.
     bias: Mutex<Option<Allocation>>,
+    /// The library has failed: the kernel does it.
+    failed: AtomicBool,
 }
 
 impl OfLaunch {
-    /// Does the product: `buffers` are the kernel's, by address. The first time the bias is rounded, once `settle` has waited for what writes it.
+    /// Whether the library does it, as far as is known.
+    pub(super) fn is_done(&self) -> bool {
+        !self.failed.load(Relaxed)
+    }
+
+    /// Does the product, `buffers` being the kernel's, by address; `false` where the kernel has to. The first time the bias is rounded, once `settle` has
+    /// waited for what writes it.
     ///
     /// # Errors
-    /// When the library or the driver refuses.
+    /// When the device is lost.
     ///
     /// # Safety
     /// What the product reaches is inside the buffers, and all of them are alive until the stream, which is the only one that the plan's products go
@@ -50,8 +80,32 @@ impl OfLaunch {
         buffers: &[u64],
         stream: &Stream,
         settle: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<bool, Fault> {
+        if !self.is_done() {
+            return Ok(false);
+        }
+        // SAFETY: the caller's promise.
+        match unsafe { self.attempt(buffers, stream, settle) } {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.lost => Err(fault),
+            Err(fault) => {
+                self.failed.store(true, Relaxed);
+                let key = self.planned.product.problem.key();
+                tracing::warn!("product {key} takes a kernel of ours from here on: {}", fault.problem);
+                Ok(false)
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`OfLaunch::run`].
+    unsafe fn attempt(
+        &self,
+        buffers: &[u64],
+        stream: &Stream,
+        settle: impl FnOnce() -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let Planned { blas, product, algorithm, workspace } = self.planned.as_ref();
+        let Planned { product, algorithm, shared } = self.planned.as_ref();
         let address = |buffer: usize, first: u64, dtype: DType| {
             let missing = || Fault::failed("a product lacks a buffer");
             buffers.get(buffer).map(|&at| at + first * dtype.bytes()).ok_or_else(missing)
@@ -59,21 +113,22 @@ impl OfLaunch {
         let [left, right] = product.factors.map(|f| address(f.buffer, f.first, product.half));
         let result = address(buffers.len().wrapping_sub(1), product.first, product.result)?;
         let given = product.bias.map(|b| address(b.buffer, b.first, b.dtype)).transpose()?;
+        let workspace = shared.workspace()?;
         let mut rounded = self.bias.lock().unwrap_or_else(PoisonError::into_inner);
         let bias = match (given, product.rounded_bias()) {
             (Some(at), Some(_)) => {
                 if rounded.is_none() {
                     settle()?;
                     // SAFETY: the caller's promise; what writes it is done.
-                    *rounded = Some(unsafe { round(workspace.context(), at, product) }?);
+                    *rounded = Some(unsafe { round(&shared.context, at, product) }?);
                 }
                 rounded.as_ref().map(Allocation::address)
             }
             (given, _) => given,
         };
-        let at = Addresses { factors: [left?, right?], bias, result, workspace: workspace.address() };
+        let at = Addresses { factors: [left?, right?], bias, result, workspace };
         // SAFETY: the caller's promise; the workspace is as long as the longest of the plan, and the bias as the result's rows.
-        unsafe { blas.run(product, algorithm, &at, stream) }
+        unsafe { shared.blas.run(product, algorithm, &at, stream) }
     }
 }
 
@@ -98,33 +153,41 @@ unsafe fn round(context: &Arc<Context>, at: u64, product: &LibraryProduct) -> Re
 }
 
 /// The products of a plan that the library does.
-#[derive(Default)]
-pub(super) struct Products(HashMap<LibraryProduct, Arc<Planned>>);
+pub(super) struct Products {
+    /// Of each kernel of the plan; none where no product was chosen.
+    blueprints: Vec<Option<Blueprint>>,
+    constants: Constants,
+    planned: HashMap<LibraryProduct, Arc<Planned>>,
+}
 
 impl Products {
-    /// Of some products those that were chosen and that the library does.
-    ///
-    /// # Errors
-    /// When the device has no room for the library's scratch memory.
-    pub(super) fn of(
+    /// Of some launches those that were chosen and that the library does.
+    pub(super) fn of<'p>(
+        plan: &Plan,
+        kernels: &[EmittedKernel],
         open: &Open,
         chosen: &BTreeSet<String>,
-        products: impl Iterator<Item = LibraryProduct>,
-    ) -> Result<Self, Fault> {
+        launches: impl Iterator<Item = (&'p Call, &'p EmittedLaunch)>,
+    ) -> Self {
+        let mut products = Self { blueprints: Vec::new(), constants: Constants::of(plan), planned: HashMap::new() };
+        if chosen.is_empty() {
+            return products;
+        }
+        products.blueprints = kernels.iter().map(|k| serde_json::from_value(k.blueprint.clone()).ok()).collect();
         let mut wanted: Vec<LibraryProduct> = Vec::new();
-        for product in products.filter(|p| chosen.contains(&p.problem.key())) {
-            if !wanted.contains(&product) {
+        for product in launches.filter_map(|(call, launch)| products.product(call, launch)) {
+            if chosen.contains(&product.problem.key()) && !wanted.contains(&product) {
                 wanted.push(product);
             }
         }
         if wanted.is_empty() {
-            return Ok(Self::default());
+            return products;
         }
         let blas = match open.blas() {
             Ok(blas) => blas,
             Err(why) => {
                 tracing::info!("{} products that cuBLASLt does faster take other kernels: {why}", wanted.len());
-                return Ok(Self::default());
+                return products;
             }
         };
         let planned = wanted.into_iter().filter_map(|product| match blas.plan(&product) {
@@ -136,18 +199,25 @@ impl Products {
             }
         });
         let planned: Vec<(LibraryProduct, Algorithm)> = planned.collect();
+        if !planned.is_empty() {
+            tracing::info!("{} does {} products of the plan", blas.version(), planned.len());
+        }
         let most = planned.iter().map(|(_, algorithm)| algorithm.workspace).max().unwrap_or(0);
-        let workspace = Arc::new(Allocation::new(&open.context, most as u64)?);
-        tracing::info!("{} does {} products of the plan", blas.version(), planned.len());
-        let ready = |(product, algorithm)| {
-            let (blas, workspace) = (Arc::clone(&blas), Arc::clone(&workspace));
-            (product, Arc::new(Planned { blas, product, algorithm, workspace }))
-        };
-        Ok(Self(planned.into_iter().map(ready).collect()))
+        let shared = Arc::new(Shared { blas, context: Arc::clone(&open.context), most, workspace: OnceLock::new() });
+        let ready =
+            |(product, algorithm)| (product, Arc::new(Planned { product, algorithm, shared: Arc::clone(&shared) }));
+        products.planned = planned.into_iter().map(ready).collect();
+        products
     }
 
-    /// What does the product of a launch.
-    pub(super) fn of_launch(&self, product: &LibraryProduct) -> Option<OfLaunch> {
-        self.0.get(product).map(|planned| OfLaunch { planned: Arc::clone(planned), bias: Mutex::default() })
+    fn product(&self, call: &Call, launch: &EmittedLaunch) -> Option<LibraryProduct> {
+        let blueprint = self.blueprints.get(launch.kernel as usize)?.as_ref()?;
+        LibraryProduct::of_call(call, &self.constants, blueprint, &launch.sizes)
+    }
+
+    /// What does a launch, where the library does.
+    pub(super) fn of_launch(&self, call: &Call, launch: &EmittedLaunch) -> Option<OfLaunch> {
+        let planned = self.planned.get(&self.product(call, launch)?)?;
+        Some(OfLaunch { planned: Arc::clone(planned), bias: Mutex::default(), failed: AtomicBool::new(false) })
     }
 }

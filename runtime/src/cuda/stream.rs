@@ -1,6 +1,7 @@
 //! Streams, what is recorded of them, and moments in them.
 
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,12 @@ const NAP: Duration = Duration::from_micros(50);
 pub(super) struct Stream {
     context: Arc<Context>,
     at: sys::CUstream,
+    /// Kernels that wait for earlier ones themselves may begin while those run.
+    overlap: AtomicBool,
+    /// The last work is a kernel.
+    behind: AtomicBool,
+    /// A kernel was launched that may begin early.
+    early: AtomicBool,
 }
 
 // SAFETY: streams may be used from any thread whose context is theirs.
@@ -34,11 +41,14 @@ impl Stream {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Fault> {
         context.enter()?;
         let at = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| fault("no stream", e))?;
-        Ok(Self { context: Arc::clone(context), at })
+        let [behind, early] = [(); 2].map(|()| AtomicBool::new(false));
+        let overlap = AtomicBool::new(std::env::var_os("CCL_OVERLAP").is_none_or(|word| word != "0"));
+        Ok(Self { context: Arc::clone(context), at, overlap, behind, early })
     }
 
-    /// The driver's name of it.
+    /// The driver's name of it, for work that is no kernel of ours.
     pub(super) fn handle(&self) -> sys::CUstream {
+        self.behind.store(false, Relaxed);
         self.at
     }
 
@@ -49,7 +59,8 @@ impl Stream {
     pub(super) fn wait_for(&self, event: &Event) -> Result<(), Fault> {
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both are alive.
-        unsafe { result::stream::wait_event(self.at, event.at, flags) }.map_err(|e| fault("waiting for an event", e))
+        unsafe { result::stream::wait_event(self.handle(), event.at, flags) }
+            .map_err(|e| fault("waiting for an event", e))
     }
 
     /// Waits until everything is done, but not longer than the watch has patience.
@@ -62,7 +73,7 @@ impl Stream {
         wait(watch, || unsafe { sys::cuStreamQuery(self.at) })
     }
 
-    /// Launches a kernel.
+    /// Launches a kernel: behind another one so that it may begin while that runs, where it waits for it itself.
     ///
     /// # Errors
     /// The driver's.
@@ -75,29 +86,84 @@ impl Stream {
         cubes: [u32; 3],
         arguments: &mut [*mut c_void],
     ) -> Result<(), Fault> {
+        if kernel.awaits && self.behind.load(Relaxed) && self.overlap.load(Relaxed) {
+            // SAFETY: the caller's promise.
+            match unsafe { self.launch_early(kernel, cubes, arguments) } {
+                CUresult::CUDA_SUCCESS => {
+                    self.early.store(true, Relaxed);
+                    return Ok(());
+                }
+                CUresult::CUDA_ERROR_NOT_SUPPORTED => self.overlap.store(false, Relaxed),
+                code => return Err(fault("the launch is refused", DriverError(code))),
+            }
+        }
         let [x, y, z] = cubes;
         let [ux, uy, uz] = kernel.units;
         // SAFETY: the caller's promise; the function is alive.
         unsafe {
             result::launch_kernel(kernel.function, (x, y, z), (ux, uy, uz), kernel.shared_bytes, self.at, arguments)
         }
-        .map_err(|e| fault("the launch is refused", e))
+        .map_err(|e| fault("the launch is refused", e))?;
+        self.behind.store(true, Relaxed);
+        Ok(())
     }
 
-    /// Records what `work` asks of this stream, and of others that wait for it, instead of doing it.
+    /// Launches a kernel that may begin before the last one has ended (programmatic dependent launch).
+    ///
+    /// # Safety
+    /// As for [`Stream::launch`], and the kernel waits for earlier ones before it touches memory and before it ends.
+    unsafe fn launch_early(&self, kernel: &Kernel, cubes: [u32; 3], arguments: &mut [*mut c_void]) -> CUresult {
+        let ([x, y, z], [ux, uy, uz]) = (cubes, kernel.units);
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: ux,
+            blockDimY: uy,
+            blockDimZ: uz,
+            sharedMemBytes: kernel.shared_bytes,
+            hStream: self.at,
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: the caller's promise; the function is alive, and the attribute is read before the call returns.
+        unsafe {
+            sys::cuLaunchKernelEx(&raw const config, kernel.function, arguments.as_mut_ptr(), std::ptr::null_mut())
+        }
+    }
+
+    /// Records what `work` asks of this stream, and of others that wait for it, instead of doing it. Where that fails with kernels that may begin early,
+    /// it is tried again without.
     ///
     /// # Errors
     /// That of `work`, or the driver's.
     pub(super) fn record(&self, work: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Graph, Fault> {
+        self.early.store(false, Relaxed);
+        match self.capture(work) {
+            Err(fault) if !fault.lost && self.early.load(Relaxed) => {
+                tracing::info!("recorded again with each kernel behind the end of the last: {}", fault.problem);
+                self.overlap.store(false, Relaxed);
+                self.capture(work)
+            }
+            done => done,
+        }
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Graph, Fault> {
         self.context.enter()?;
         // Other threads may allocate meanwhile.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let word = |e| fault("the step cannot be recorded", e);
         // SAFETY: the stream is alive, and the recording is ended below.
-        unsafe { result::stream::begin_capture(self.at, mode) }.map_err(word)?;
+        unsafe { result::stream::begin_capture(self.handle(), mode) }.map_err(word)?;
         let done = work();
         // SAFETY: begun above.
-        let ended = unsafe { result::stream::end_capture(self.at) };
+        let ended = unsafe { result::stream::end_capture(self.handle()) };
         let graph = match (done, ended) {
             (Ok(()), Ok(graph)) if !graph.is_null() => graph,
             (Ok(()), Ok(_)) => return Err(Fault::failed("the step cannot be recorded: nothing came of it")),
@@ -126,7 +192,7 @@ impl Stream {
     pub(super) fn replay(&self, graph: &Graph) -> Result<(), Fault> {
         self.context.enter()?;
         // SAFETY: both are alive.
-        unsafe { result::graph::launch(graph.at, self.at) }.map_err(|e| fault("the recorded step", e))
+        unsafe { result::graph::launch(graph.at, self.handle()) }.map_err(|e| fault("the recorded step", e))
     }
 }
 
@@ -193,7 +259,7 @@ impl Event {
     /// The driver's.
     pub(super) fn mark(&self, stream: &Stream) -> Result<(), Fault> {
         // SAFETY: both are alive.
-        unsafe { result::event::record(self.at, stream.at) }.map_err(|e| fault("marking an event", e))
+        unsafe { result::event::record(self.at, stream.handle()) }.map_err(|e| fault("marking an event", e))
     }
 
     /// Whether the moment has come.

@@ -10,8 +10,13 @@ pub(super) fn roots() -> (Vec<PathBuf>, bool) {
     if let Some(root) = named("CCL_NVRTC_DIR") {
         return (vec![root], true);
     }
+    (toolkits().collect(), false)
+}
+
+/// Directories of the CUDA toolkit.
+pub(super) fn toolkits() -> impl Iterator<Item = PathBuf> {
     let usual = (!cfg!(windows)).then(|| PathBuf::from("/usr/local/cuda"));
-    (["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(named).chain(usual).collect(), false)
+    ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(named).chain(usual)
 }
 
 /// A directory that the environment names.

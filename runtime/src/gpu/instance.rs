@@ -27,8 +27,9 @@ use crate::weights::WeightSource;
 pub(super) struct GpuInstance<E: Engine> {
     /// Dropped first: they use the kernels and the memory.
     graphs: BTreeMap<Binding, E::Graph>,
-    steps: Steps<E::Launch>,
+    /// Waits for all work when it is dropped.
     memory: Memory<E>,
+    steps: Steps<E::Launch>,
     engine: Arc<E>,
     plan: Arc<Plan>,
     known: Known,

@@ -8,7 +8,7 @@ mod elementwise;
 mod gather;
 mod norm;
 mod probabilities;
-mod product;
+pub(super) mod product;
 mod sum;
 mod walk;
 mod window_product;

@@ -20,6 +20,9 @@ pub(super) fn tile(target: &Target) -> Tile {
     }
 }
 
+/// The bias's position among the inputs of a linear map.
+pub(in crate::gpu) const BIAS: usize = 2;
+
 /// What is multiplied.
 struct Parts {
     /// Dimensions that number the batches.
@@ -102,7 +105,7 @@ pub(super) fn linear(call: &Call, target: &Target, op: &Linear) -> Result<Launch
     let b = Factor { offset: w.offset, batches: Vec::new(), outer: vec![w.strides[0]], inner: w.strides[1] };
     let extras: Vec<Factor> = steps.into_iter().map(factor).collect();
     let epilogue = op.epilogue.as_ref().map_or_else(Program::copy, Program::of);
-    let bias = op.bias.then_some(2);
+    let bias = op.bias.then_some(BIAS);
     product(call, target, Parts { batches: Vec::new(), rows, n, k, a, b, bias, fixed, extras, epilogue, first: 0 })
 }
 

@@ -42,6 +42,7 @@ extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   Work w;
   if (!work_of(w, buffers, sizes)) return;
   const u32 q_at = shared_address(memory), steps = (w.to - w.from + BK - 1) / BK;

@@ -1,12 +1,15 @@
 //! Products that a library of the device's maker does as well: of two matrices, with nothing at their end but a bias and GELU.
 
-use ccl_ir::DType;
+use std::collections::BTreeSet;
+
 use ccl_ir::ops::UnaryKind;
-use ccl_ir::plan::{Emitted, EmittedLaunch};
+use ccl_ir::plan::{Call, Operand, Place, Region};
+use ccl_ir::{Binding, DType, Plan};
 
 use super::product::TensorProduct;
 use super::tiles::{Choices, Problem, ProductProblem};
 use crate::gpu::blueprint::{Blueprint, Class, Kernel, Program, Source, Step};
+use crate::gpu::lower::product::BIAS;
 
 /// A product as such a library is told of it: `result[m][n] = gelu(left[m][k] right[n][k]ᵀ + bias[n])`, with numbers of half precision on the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +52,43 @@ pub struct Bias {
     pub dtype: DType,
 }
 
+/// What never changes once a plan is loaded: its weights, and what is computed of them when it is.
+pub struct Constants(BTreeSet<u32>);
+
+impl Constants {
+    /// Those of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let kept = |b: &u32| plan.buffers.get(*b as usize).is_some_and(|b| b.region == Region::Persistent);
+        let written = |calls: &[Call]| -> Vec<u32> {
+            let places = calls.iter().flat_map(|call| &call.outputs).map(|o| o.place);
+            places.filter_map(|place| if let Place::Buffer(b) = place { Some(b) } else { None }).collect()
+        };
+        let mut all: BTreeSet<u32> = written(plan.calls(Binding::Load)).into_iter().filter(kept).collect();
+        let others = plan.entries.iter().filter(|(entry, _)| **entry != Binding::Load);
+        for b in others.flat_map(|(_, calls)| written(calls)) {
+            all.remove(&b);
+        }
+        Self(all)
+    }
+
+    /// Whether an operand is one.
+    pub fn has(&self, operand: &Operand) -> bool {
+        match operand.place {
+            Place::Weight(_) => true,
+            Place::Buffer(b) => self.0.contains(&b),
+        }
+    }
+}
+
 impl LibraryProduct {
+    /// The product of a call that a kernel computes with these sizes, where the library may do it: a bias that has to be rounded before is rounded once,
+    /// so it must be a constant.
+    pub fn of_call(call: &Call, constants: &Constants, blueprint: &Blueprint, sizes: &[u32]) -> Option<Self> {
+        let product = Self::of(blueprint, sizes)?;
+        let kept = product.rounded_bias().is_none() || call.inputs.get(BIAS).is_some_and(|o| constants.has(o));
+        kept.then_some(product)
+    }
+
     /// The bias where it has to be rounded before: the library adds what is of the result's type.
     pub fn rounded_bias(&self) -> Option<Bias> {
         self.bias.filter(|bias| bias.dtype != self.result)
@@ -81,7 +120,9 @@ impl LibraryProduct {
         let bias = match &p.bias {
             None => None,
             // Single precision is rounded to half where the result is; the other way it would have to grow.
-            Some(bias) if bias.wide && (bias.slot.class == Class::Float || result.is_half()) => {
+            Some(bias)
+                if bias.wide && size(at_bias + 1)? == 1 && (bias.slot.class == Class::Float || result.is_half()) =>
+            {
                 // Buffers of single precision come behind those of half precision.
                 let before = if bias.slot.class == Class::Half { 0 } else { halves(p) };
                 let buffer = before + bias.slot.index as usize;
@@ -110,14 +151,22 @@ fn gelu(program: &Program) -> Option<bool> {
     }
 }
 
-/// How many launches of a plan's kernels are products that were chosen to be the library's.
-pub fn chosen(emitted: &Emitted) -> usize {
+/// How many launches of the kernels that a plan carries are products that were chosen to be the library's.
+pub fn chosen(plan: &Plan) -> usize {
+    let Some(emitted) = &plan.kernels else { return 0 };
     let choices: Choices = serde_json::from_value(emitted.choices.clone()).unwrap_or_default();
     if choices.library.is_empty() {
         return 0;
     }
     let blueprint = |json: &serde_json::Value| serde_json::from_value::<Blueprint>(json.clone()).ok();
     let blueprints: Vec<Option<Blueprint>> = emitted.kernels.iter().map(|k| blueprint(&k.blueprint)).collect();
-    let product = |l: &EmittedLaunch| LibraryProduct::of(blueprints.get(l.kernel as usize)?.as_ref()?, &l.sizes);
-    emitted.launches().filter_map(product).filter(|p| choices.library.contains(&p.problem.key())).count()
+    let constants = Constants::of(plan);
+    let entries = plan.entries.iter().filter_map(|(entry, calls)| Some(calls.iter().zip(emitted.entries.get(entry)?)));
+    let products = entries.flatten().flat_map(|(call, launches)| {
+        launches.launches().iter().filter_map(|l| {
+            let blueprint = blueprints.get(l.kernel as usize)?.as_ref()?;
+            LibraryProduct::of_call(call, &constants, blueprint, &l.sizes)
+        })
+    });
+    products.filter(|p| choices.library.contains(&p.problem.key())).count()
 }

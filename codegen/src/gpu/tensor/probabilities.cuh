@@ -31,6 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   Work w;
   if (!work_of(w, buffers, sizes)) return;

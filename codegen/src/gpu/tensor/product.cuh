@@ -67,6 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS* SLICES, 1) universal(PARAM
   extern __shared__ __align__(1024) unsigned char memory[];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   const u32 m = sizes[1], n = sizes[2], k = sizes[3], row_tiles = sizes[4], column_tiles = sizes[5];
   const u32 slice = SLICES == 1 ? 0 : threadIdx.x / THREADS, unit = threadIdx.x - slice * THREADS, warp = unit / 32, warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
 

@@ -16,6 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const Buffers buffers = {ARGUMENTS};
   const u32 set = threadIdx.x / 128;
   Pipeline pipeline(memory, 0, sizes[3]);
+  in_turn();
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == SETS * 128) {

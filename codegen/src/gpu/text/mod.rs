@@ -15,6 +15,8 @@ use super::launch::Launch;
 
 /// What all texts share.
 const NUMBERS: &str = include_str!("numbers.cuh");
+/// What every kernel does first, CubeCL's too.
+const IN_TURN: &str = include_str!("in_turn.cuh");
 
 /// A matrix in a buffer that the copy engine (TMA) is told of when a kernel is launched: its rows are contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,13 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
     };
     let (shared_bytes, units) = (shared_bytes as usize, launch.blueprint.units);
     Some(KernelText { language: "cuda".into(), text, shared_bytes, units })
+}
+
+/// A kernel of CubeCL's that waits for earlier ones itself, as those here do; `None` where the text has no kernel.
+pub(in crate::gpu) fn in_turn(text: &str) -> Option<String> {
+    let kernel = text.find("extern \"C\" __global__")?;
+    let body = kernel + text[kernel..].find(") {")? + ") {".len();
+    Some(format!("{}{IN_TURN}\n{}\nin_turn();{}", &text[..kernel], &text[kernel..body], &text[body..]))
 }
 
 /// The lines before a kernel.
@@ -134,7 +143,7 @@ impl Prelude {
         if !self.maps.is_empty() {
             self.line(format_args!("struct __align__(64) TensorMap {{ unsigned long long words[16]; }};"));
         }
-        [&[self.text.as_str(), NUMBERS], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
+        [&[self.text.as_str(), IN_TURN, NUMBERS], parts].concat().join("\n").replace("universal(PARAMETERS)", &entry)
     }
 }
 

@@ -31,6 +31,7 @@ __device__ __forceinline__ float correction(float t, float log) {
 extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   const u32 count = sizes[0];
   // Blocks are compared: the elements of a surplus cube may have numbers beyond 32 bits.
   if (cube_number() > (count - 1) / BLOCK) return;

@@ -28,7 +28,7 @@ impl WideElementwise {
         p.constant("UNITS", units);
         let mut text = format!(
             "extern \"C\" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {{\n  \
-             const u32* sizes = info.scalars_u32;\n  const Buffers buffers = {{ARGUMENTS}};\n  \
+             const u32* sizes = info.scalars_u32;\n  const Buffers buffers = {{ARGUMENTS}};\n  in_turn();\n  \
              const u32 number = cube_number() * UNITS + threadIdx.x;\n  \
              if (number >= sizes[0] / {WIDTH}) return;\n  const u32 at = number * {WIDTH};\n  float result[{WIDTH}];\n"
         );

@@ -4,6 +4,7 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   __shared__ float sums[WARPS], squares[WARPS];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   const u32 row = cube_number(), d = sizes[1];
   if (row >= sizes[0]) return;
   constexpr int AT_X = 2 + RANK, AT_SCALE = AT_X + 1 + RANK, AT_SHIFT = AT_SCALE + HAS_SCALE * (1 + RANK), AT_OUT = AT_SHIFT + HAS_SHIFT * (1 + RANK);

@@ -4,6 +4,7 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   __shared__ float sums[WARPS], squares[WARPS];
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
+  in_turn();
   const u32 row = cube_number(), d = sizes[1];
   if (row >= sizes[0]) return;
   constexpr int AT_X = 2 + RANK, AT_OUT = AT_X + 1 + RANK, LENGTH = AT_OUT + 1, PAIRS = AT_OUT + 2, AT_WEIGHT = AT_OUT + 3, AT_TABLE = AT_OUT + 4;
