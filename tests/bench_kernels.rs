@@ -110,13 +110,15 @@ fn tiles_are_measured_kept_and_taken() {
     assert_eq!(problems.len(), 1, "{found}");
     let tiles = problems[0]["tiles"].as_array().expect("a list");
     assert!(tiles.len() > 3 && tiles[0]["seconds"].as_f64() > Some(0.0), "{found}");
-    // The library is tried as well, and chosen beside a tile.
+    // The library is tried as well, named, and chosen beside a tile.
     let is_library = |t: &&Value| t["tile"] == "library";
     let library = tiles.iter().find(is_library).expect("the library");
     assert!(library["seconds"].as_f64() > Some(0.0), "{found}");
     let ours = tiles.iter().find(|t| !is_library(t)).expect("a tile");
     let file = Path::new(found["file"].as_str().expect("a file"));
     assert!(file.starts_with(cache.join("tuned")));
+    let text = fs::read_to_string(file).expect("a file");
+    assert!(text.contains("\"library\": \"cuBLASLt "), "{text}");
 
     // A plan for the device has the tile, and says so.
     let plan = dir.path().join("plan.cclp");

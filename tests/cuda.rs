@@ -163,7 +163,9 @@ fn kernels_that_begin_early_change_no_byte() {
     let [out, stats] = ["out.safetensors", "stats"].map(|name| dir.path().join(name));
     let sample = |more: fn(Ccl) -> Ccl| {
         let run = ccl(&format!("sample {SPEC} --steps 3 --backend cuda")).on(&data).with("-o", &out);
-        more(run.env("SOFTCUDA_STATS", &stats.to_string_lossy())).ok();
+        let run = more(run.env("SOFTCUDA_STATS", &stats.to_string_lossy())).ok();
+        // Nothing runs call by call.
+        assert!(!run.stderr.contains("its calls run one by one"), "{}", run.stderr);
         let said = fs::read_to_string(&stats).expect("statistics");
         fs::remove_file(&stats).expect("a file");
         let early = said.lines().filter(|line| line.contains("\"early\":true")).count();
@@ -172,9 +174,15 @@ fn kernels_that_begin_early_change_no_byte() {
     let (whole, early, all) = sample(|r| r);
     // Those that CubeCL made wait for the end of the last one.
     assert!(2 * early > all, "{early} of {all}");
-    for refused in [|r: Ccl| r.env("CCL_OVERLAP", "0"), |r: Ccl| r.env("SOFTCUDA_OVERLAP", "refuse")] {
-        let (bytes, early, _) = sample(refused);
-        assert!(bytes == whole && early == 0, "{early}");
+    let without = [|r: Ccl| r.env("CCL_OVERLAP", "0"), |r: Ccl| r.env("SOFTCUDA_OVERLAP", "refuse")];
+    for refused in without {
+        let (bytes, some, _) = sample(refused);
+        assert!(bytes == whole && some == 0, "{some}");
+    }
+    // What is recorded is recorded again with each kernel behind the end of the last.
+    for refused in [|r: Ccl| r.env("SOFTCUDA_OVERLAP", "capture"), |r: Ccl| r.env("SOFTCUDA_OVERLAP", "instantiate")] {
+        let (bytes, some, _) = sample(refused);
+        assert!(bytes == whole && some > 0 && some < early, "{some} of {early}");
     }
 }
 

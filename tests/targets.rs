@@ -54,7 +54,7 @@ fn a_plan_for_a_gpu_carries_its_kernels() {
     }
 }
 
-/// What is written must not be bound a second time: WebGPU forbids it, and CUDA's text promises (`__restrict__`) that it is not.
+/// What is written must not be bound a second time: WebGPU forbids it.
 #[test]
 fn calls_that_work_in_place_bind_their_buffer_once() {
     let dir = tempfile::tempdir().unwrap();

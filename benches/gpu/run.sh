@@ -296,7 +296,7 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   else
     section 1 "wgpu: not run, there is no GPU with a Vulkan driver"
   fi
-  section 80 "$backend: tiles chosen by measuring"
+  section 110 "$backend: tiles chosen by measuring"
   tune
   section 70 "$backend: kernels"
   kernels $backend $each -o "$results-kernels.json"

@@ -39,13 +39,15 @@ pub struct DeviceSpec {
 const SHIPPED: &[(&str, &str)] = &[
     ("apple-m", include_str!("../specs/apple-m.toml")),
     ("cpu", include_str!("../specs/cpu.toml")),
+    ("h100", include_str!("../specs/h100.toml")),
     ("h200", include_str!("../specs/h200.toml")),
     ("rtx4090", include_str!("../specs/rtx4090.toml")),
     ("wgpu", include_str!("../specs/wgpu.toml")),
 ];
 
 /// Parts of devices' names, in small letters, and the specifications that hold for them.
-const DEVICES: [(&str, &str); 3] = [("h200", "h200"), ("rtx 4090", "rtx4090"), ("apple m", "apple-m")];
+const DEVICES: [(&str, &str); 4] =
+    [("h100", "h100"), ("h200", "h200"), ("rtx 4090", "rtx4090"), ("apple m", "apple-m")];
 
 impl DeviceSpec {
     /// Names of the shipped specifications.

@@ -33,6 +33,9 @@ pub struct Tuned {
     pub date: String,
     /// Version of the program that measured.
     pub compiler: String,
+    /// The library that products were measured with besides, e.g. `cuBLASLt 13.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
     /// The problems.
     pub problems: Vec<Tried>,
 }
@@ -75,6 +78,7 @@ impl Tuned {
             architecture: target.architecture().unwrap_or_default(),
             date: date.into(),
             compiler: compiler.into(),
+            library: None,
             problems: Vec::new(),
         }
     }
@@ -196,7 +200,7 @@ pub fn slug(device: &str) -> String {
     words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
 }
 
-/// The tiles for a device: by the user's file, else by one that comes with the program. A file that is damaged is warned of and not used.
+/// The tiles for a device: by the user's file, else by one that comes with the program, for it or for one like it. A file that is damaged is warned of and not used.
 pub fn of_device(device: &str, target: &Target) -> Choices {
     let users = path_of(device).filter(|path| path.exists());
     let (from, tuned) = match &users {
@@ -207,7 +211,7 @@ pub fn of_device(device: &str, target: &Target) -> Choices {
                 return Choices::default();
             }
         },
-        None => match shipped(device) {
+        None => match shipped(device).or_else(|| alike(device, target)) {
             Some(tuned) => ("this program".into(), tuned),
             None => return Choices::default(),
         },
@@ -218,14 +222,25 @@ pub fn of_device(device: &str, target: &Target) -> Choices {
         tracing::warn!("{from}: {left_out} tiles do not fit {device} and are not used: run `ccl bench tune` again");
     }
     if count > 0 {
-        tracing::info!("tiles of {count} problems as measured on {} ({from})", tuned.date);
+        tracing::info!("tiles of {count} problems as measured on {} of {} ({from})", tuned.device, tuned.date);
     }
     choices
 }
 
+/// The files that come with the program.
+fn all_shipped() -> impl Iterator<Item = Tuned> {
+    SHIPPED.iter().filter_map(|text| Tuned::parse(text).ok())
+}
+
 /// The file for a device that comes with the program.
-fn shipped(device: &str) -> Option<Tuned> {
-    SHIPPED.iter().filter_map(|text| Tuned::parse(text).ok()).find(|t| t.device == device)
+pub fn shipped(device: &str) -> Option<Tuned> {
+    all_shipped().find(|t| t.device == device)
+}
+
+/// That of another one of NVIDIA's with the same multiprocessors.
+fn alike(device: &str, target: &Target) -> Option<Tuned> {
+    let architecture = target.architecture().filter(|_| device.starts_with("NVIDIA"))?;
+    all_shipped().find(|t| t.architecture == architecture)
 }
 
 /// A day as `2026-11-26`, of a number of days since 1970 (Howard Hinnant's `civil_from_days`).
@@ -357,7 +372,16 @@ mod tests {
         for text in SHIPPED {
             assert!(Tuned::parse(text).is_ok(), "{text}");
         }
-        assert!(shipped("NVIDIA H200").is_some() && shipped("another").is_none());
+        assert!(shipped("NVIDIA H200").is_some() && shipped("NVIDIA H100 80GB HBM3").is_none());
+        let [hopper, older] = [target(), Target::cuda("cuda:sm_80", 80)];
+        for (device, target, want) in [
+            ("NVIDIA H200", &hopper, true),
+            ("NVIDIA H100 80GB HBM3", &hopper, true),
+            ("NVIDIA A100", &older, false),
+            ("another", &hopper, false),
+        ] {
+            assert_eq!(alike(device, target).is_some(), want, "{device}");
+        }
         assert_eq!(slug("NVIDIA H200"), "nvidia-h200");
         assert_eq!(slug("softcuda (an interpreter)"), "softcuda-an-interpreter");
     }

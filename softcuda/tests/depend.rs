@@ -65,12 +65,21 @@ fn a_kernel_that_waits_for_none_may_not_begin_early() {
     // Behind four bytes that align it.
     value[1] = 1;
     let early = Attribute { id: 6, value };
-    for (name, want) in [("twice", 0), ("never", 1)] {
+    // The first comes behind nothing, the last behind a copy.
+    for (name, attributes, want) in
+        [("twice", 1, 1), ("twice", 0, 0), ("twice", 1, 0), ("never", 1, 1), ("twice", 1, 1)]
+    {
+        if (name, attributes, want) == ("never", 1, 1) {
+            let mut number = 0f32;
+            let copied = cu!(library, cuMemcpyDtoHAsync_v2, (&raw mut number).cast() => *mut c_void, at => u64, 4 => usize, 0 => usize);
+            assert_eq!(copied, 0);
+        }
         let (mut function, name) = (0usize, CString::new(name).unwrap());
         let found = cu!(library, cuModuleGetFunction, &mut function => *mut usize, module => usize,
             name.as_ptr() => *const std::ffi::c_char);
         assert_eq!(found, 0);
-        let config = Config { sizes: [1, 1, 1, 1, 1, 1, 0], stream: 0, attributes: &raw const early, count: 1 };
+        let config =
+            Config { sizes: [1, 1, 1, 1, 1, 1, 0], stream: 0, attributes: &raw const early, count: attributes };
         let mut arguments: [*mut c_void; 1] = [(&raw mut at).cast()];
         let launched = cu!(library, cuLaunchKernelEx, &config => *const Config, function => usize,
             arguments.as_mut_ptr() => *mut *mut c_void, std::ptr::null_mut() => *mut *mut c_void);

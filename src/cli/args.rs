@@ -47,7 +47,7 @@ pub struct AlgebraArgs {
     /// Use a rule that rounds results, by name; may be given several times
     #[arg(long, value_name = "NAME", value_parser = lossy_rule)]
     pub enable_lossy_rule: Vec<String>,
-    /// Prices to choose by: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h200, rtx4090, wgpu [default: by target]
+    /// Prices to choose by: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h100, h200, rtx4090, wgpu [default: by target]
     #[arg(long, value_name = "F.toml", value_parser = device_spec)]
     pub device_spec: Option<DeviceSpec>,
 }

@@ -136,7 +136,10 @@ impl Nvrtc {
             // SAFETY: as many bytes as the text has, its zero included.
             unsafe { (self.ptx)(program, ptx.as_mut_ptr().cast()) };
             let ptx = CStr::from_bytes_until_nul(&ptx).map_err(|e| e.to_string())?;
-            Ok(ptx.to_string_lossy().into_owned())
+            let ptx = ptx.to_string_lossy().into_owned();
+            // What is read so may be read before the kernel's turn has come.
+            assert!(!ptx.contains("ld.global.nc"), "{text}");
+            Ok(ptx)
         })
     }
 

@@ -7,6 +7,7 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ccl_codegen::gpu::Target;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 
@@ -205,9 +206,38 @@ pub(super) struct Kernel {
     pub(super) function: sys::CUfunction,
     pub(super) units: [u32; 3],
     pub(super) shared_bytes: u32,
-    /// It waits for earlier kernels itself, before it touches memory and before it ends.
-    pub(super) awaits: bool,
+    /// Where it waits for earlier kernels itself, before it touches memory and before it ends: how its cubes are kept apart when it is launched early.
+    pub(super) early: Option<Spread>,
 }
+
+/// A device's multiprocessors. Cubes that are placed while another kernel runs go where there is room then, several to one multiprocessor where others will
+/// soon have none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spread {
+    multiprocessors: u64,
+    /// Shared memory of one in bytes, as much of it as a cube may have.
+    shared_bytes: u32,
+}
+
+impl Spread {
+    /// Those of a target.
+    pub(super) fn of(target: &Target) -> Self {
+        Self { multiprocessors: target.multiprocessors().max(1) as u64, shared_bytes: target.shared_bytes }
+    }
+
+    /// Shared memory for each of `cubes` cubes, so much that no multiprocessor has room for more than its share of them; at least the `bytes` that
+    /// they need, and no more where they need none: then they are small, and what they have of the first-level cache counts.
+    pub(super) fn shared(&self, cubes: [u32; 3], bytes: u32) -> u32 {
+        let share = cubes.iter().map(|&n| u64::from(n)).product::<u64>().div_ceil(self.multiprocessors).max(1);
+        let room = u64::from(self.shared_bytes) / share;
+        // One more than its share must not fit.
+        let apart = (room as u32).saturating_sub(RESERVED);
+        if bytes == 0 { 0 } else { bytes.max(apart) }
+    }
+}
+
+/// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
+const RESERVED: u32 = 1024;
 
 // SAFETY: functions may be launched from any thread whose context is theirs.
 unsafe impl Send for Kernel {}
@@ -215,7 +245,7 @@ unsafe impl Send for Kernel {}
 unsafe impl Sync for Kernel {}
 
 impl Kernel {
-    /// Loads machine code, or PTX with a zero at its end, and finds the function `name` in it, which may wait for earlier kernels itself.
+    /// Loads machine code, or PTX with a zero at its end, and finds the function `name` in it. `early`: it waits for earlier kernels itself.
     ///
     /// # Errors
     /// When the driver does not take it, or the device has less shared memory.
@@ -225,7 +255,7 @@ impl Kernel {
         name: &str,
         units: [u32; 3],
         shared_bytes: u32,
-        awaits: bool,
+        early: Option<Spread>,
     ) -> Result<Self, Fault> {
         context.enter()?;
         // SAFETY: the code is whole: an ELF file says its own size, and PTX ends with a zero.
@@ -235,11 +265,12 @@ impl Kernel {
         // SAFETY: loaded above.
         let function = unsafe { result::module::get_function(module, name) };
         let mut kernel =
-            Self { context: Arc::clone(context), module, function: std::ptr::null_mut(), units, shared_bytes, awaits };
+            Self { context: Arc::clone(context), module, function: std::ptr::null_mut(), units, shared_bytes, early };
         kernel.function = function.map_err(|e| fault("it has no entry", e))?;
         if shared_bytes > 0 {
             let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = i32::try_from(shared_bytes).unwrap_or(i32::MAX);
+            let most = early.map_or(0, |spread| spread.shared_bytes).max(shared_bytes);
+            let bytes = i32::try_from(most).unwrap_or(i32::MAX);
             // SAFETY: found above.
             unsafe { result::function::set_function_attribute(kernel.function, what, bytes) }
                 .map_err(|e| fault(&format!("it asks for {shared_bytes} bytes of shared memory"), e))?;

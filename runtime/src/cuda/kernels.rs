@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::abi::Arguments;
 use super::cache::{Cache, key};
 use super::device::{Open, version};
-use super::driver::Kernel;
+use super::driver::{Kernel, Spread};
 use super::library::{OfLaunch, Products};
 use super::nvrtc::{Binary, Nvrtc};
 use crate::error::{RuntimeError, one_line};
@@ -217,8 +217,8 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
         return Err("the kernel's text and its blueprint do not agree".into());
     }
     let shared = u32::try_from(kernel.shared_bytes).map_err(|_| "asks for too much shared memory")?;
-    let awaits = code.ptx.contains(AWAITS);
-    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared, awaits);
+    let early = awaits(&code.ptx).then(|| Spread::of(&open.facts.target));
+    let load = |bytes: &[u8]| Kernel::load(&open.context, bytes, &arguments.entry, kernel.units, shared, early);
     // Software drivers know no machine code.
     let loaded = match exact && !open.facts.software {
         true => load(&code.cubin),
@@ -227,8 +227,11 @@ fn place(open: &Open, kernel: &EmittedKernel, code: &Code, exact: bool) -> Resul
     Ok(Ready { kernel: loaded.map_err(|f| f.problem)?, arguments, maps })
 }
 
-/// What is in the PTX of a kernel that waits for earlier ones itself. Its text has it for compute capability 9.0 and newer alone.
-const AWAITS: &str = "griddepcontrol.wait";
+/// Whether a kernel waits for earlier ones itself: for compute capability 9.0 and newer its text says so. What is read by `.nc` is taken not to change
+/// while the kernel is there, and might be read before it waits.
+fn awaits(ptx: &str) -> bool {
+    ptx.contains("griddepcontrol.wait") && !ptx.contains("ld.global.nc")
+}
 
 /// Stack of a thread that compiles: the compiler recurses deeper than the usual two megabytes.
 const STACK: usize = 64 << 20;

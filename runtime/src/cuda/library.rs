@@ -120,7 +120,7 @@ impl OfLaunch {
                 if rounded.is_none() {
                     settle()?;
                     // SAFETY: the caller's promise; what writes it is done.
-                    *rounded = Some(unsafe { round(&shared.context, at, product) }?);
+                    *rounded = Some(unsafe { round(&shared.context, at, product, stream) }?);
                 }
                 rounded.as_ref().map(Allocation::address)
             }
@@ -136,7 +136,12 @@ impl OfLaunch {
 ///
 /// # Safety
 /// There are as many numbers at `at` as the result has columns, and nothing writes them.
-unsafe fn round(context: &Arc<Context>, at: u64, product: &LibraryProduct) -> Result<Allocation, Fault> {
+unsafe fn round(
+    context: &Arc<Context>,
+    at: u64,
+    product: &LibraryProduct,
+    stream: &Stream,
+) -> Result<Allocation, Fault> {
     let count = product.problem.n as usize;
     let mut numbers = vec![0f32; count];
     // SAFETY: the caller's promise.
@@ -147,8 +152,9 @@ unsafe fn round(context: &Arc<Context>, at: u64, product: &LibraryProduct) -> Re
     };
     let halves: Vec<u16> = numbers.into_iter().map(half).collect();
     let copy = Allocation::new(context, 2 * count as u64)?;
-    // SAFETY: allocated just now, as long as the numbers.
-    unsafe { result::memcpy_htod_sync(copy.address(), &halves) }.map_err(|e| fault("a copy of a bias", e))?;
+    // SAFETY: allocated just now, as long as the numbers, which the driver has read when it returns: they are not pinned.
+    unsafe { result::memcpy_htod_async(copy.address(), &halves, stream.handle()) }
+        .map_err(|e| fault("a copy of a bias", e))?;
     Ok(copy)
 }
 

@@ -24,8 +24,10 @@ pub(super) struct Stream {
     overlap: AtomicBool,
     /// The last work is a kernel.
     behind: AtomicBool,
-    /// A kernel was launched that may begin early.
+    /// A kernel was to begin early.
     early: AtomicBool,
+    /// Work is recorded, not done.
+    recording: AtomicBool,
 }
 
 // SAFETY: streams may be used from any thread whose context is theirs.
@@ -41,9 +43,9 @@ impl Stream {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Fault> {
         context.enter()?;
         let at = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(|e| fault("no stream", e))?;
-        let [behind, early] = [(); 2].map(|()| AtomicBool::new(false));
+        let [behind, early, recording] = [(); 3].map(|()| AtomicBool::new(false));
         let overlap = AtomicBool::new(std::env::var_os("CCL_OVERLAP").is_none_or(|word| word != "0"));
-        Ok(Self { context: Arc::clone(context), at, overlap, behind, early })
+        Ok(Self { context: Arc::clone(context), at, overlap, behind, early, recording })
     }
 
     /// The driver's name of it, for work that is no kernel of ours.
@@ -86,16 +88,23 @@ impl Stream {
         cubes: [u32; 3],
         arguments: &mut [*mut c_void],
     ) -> Result<(), Fault> {
-        if kernel.awaits && self.behind.load(Relaxed) && self.overlap.load(Relaxed) {
+        if let Some(spread) = &kernel.early
+            && self.behind.load(Relaxed)
+            && self.overlap.load(Relaxed)
+        {
+            self.early.store(true, Relaxed);
+            let shared = spread.shared(cubes, kernel.shared_bytes);
             // SAFETY: the caller's promise.
-            match unsafe { self.launch_early(kernel, cubes, arguments) } {
-                CUresult::CUDA_SUCCESS => {
-                    self.early.store(true, Relaxed);
-                    return Ok(());
-                }
-                CUresult::CUDA_ERROR_NOT_SUPPORTED => self.overlap.store(false, Relaxed),
-                code => return Err(fault("the launch is refused", DriverError(code))),
+            let code = unsafe { self.launch_early(kernel, cubes, shared, arguments) };
+            if code == CUresult::CUDA_SUCCESS {
+                return Ok(());
             }
+            let refused = fault("a launch behind another kernel is refused", DriverError(code));
+            if refused.lost || self.recording.load(Relaxed) {
+                return Err(refused);
+            }
+            self.overlap.store(false, Relaxed);
+            tracing::warn!("each kernel waits for the end of the last from here on: {}", refused.problem);
         }
         let [x, y, z] = cubes;
         let [ux, uy, uz] = kernel.units;
@@ -112,7 +121,13 @@ impl Stream {
     ///
     /// # Safety
     /// As for [`Stream::launch`], and the kernel waits for earlier ones before it touches memory and before it ends.
-    unsafe fn launch_early(&self, kernel: &Kernel, cubes: [u32; 3], arguments: &mut [*mut c_void]) -> CUresult {
+    unsafe fn launch_early(
+        &self,
+        kernel: &Kernel,
+        cubes: [u32; 3],
+        shared: u32,
+        arguments: &mut [*mut c_void],
+    ) -> CUresult {
         let ([x, y, z], [ux, uy, uz]) = (cubes, kernel.units);
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
@@ -126,7 +141,7 @@ impl Stream {
             blockDimX: ux,
             blockDimY: uy,
             blockDimZ: uz,
-            sharedMemBytes: kernel.shared_bytes,
+            sharedMemBytes: shared,
             hStream: self.at,
             attrs: &raw mut attribute,
             numAttrs: 1,
@@ -146,9 +161,16 @@ impl Stream {
         self.early.store(false, Relaxed);
         match self.capture(work) {
             Err(fault) if !fault.lost && self.early.load(Relaxed) => {
-                tracing::info!("recorded again with each kernel behind the end of the last: {}", fault.problem);
                 self.overlap.store(false, Relaxed);
-                self.capture(work)
+                let again = self.capture(work);
+                match &again {
+                    Ok(_) => {
+                        tracing::warn!("each kernel waits for the end of the last from here on: {}", fault.problem);
+                    }
+                    // It was something else.
+                    Err(_) => self.overlap.store(true, Relaxed),
+                }
+                again
             }
             done => done,
         }
@@ -161,7 +183,9 @@ impl Stream {
         let word = |e| fault("the step cannot be recorded", e);
         // SAFETY: the stream is alive, and the recording is ended below.
         unsafe { result::stream::begin_capture(self.handle(), mode) }.map_err(word)?;
+        self.recording.store(true, Relaxed);
         let done = work();
+        self.recording.store(false, Relaxed);
         // SAFETY: begun above.
         let ended = unsafe { result::stream::end_capture(self.handle()) };
         let graph = match (done, ended) {

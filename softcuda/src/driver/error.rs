@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use super::{Code, INVALID_VALUE, SUCCESS, call, set};
 
-const NAMES: [(Code, &CStr, &CStr); 22] = [
+const NAMES: [(Code, &CStr, &CStr); 23] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
@@ -24,6 +24,7 @@ const NAMES: [(Code, &CStr, &CStr); 22] = [
     (719, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
     (801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
     (900, c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing"),
+    (901, c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", c"operation failed due to a previous error during capture"),
     (903, c"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", c"capture was not initiated in this stream"),
     (907, c"CUDA_ERROR_CAPTURED_EVENT", c"operation not permitted on an event last recorded in a capturing stream"),
     (999, c"CUDA_ERROR_UNKNOWN", c"unknown error"),

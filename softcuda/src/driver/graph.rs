@@ -2,8 +2,12 @@
 
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
+use super::launch::overlap;
 use super::state::{Capture, Task, initialised, sound};
-use super::{CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_VALUE, call, set};
+use super::{
+    CAPTURE_INVALIDATED, CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED,
+    call, set,
+};
 
 /// Begins a capture; refused where `SOFTCUDA_CAPTURE` is `refuse`.
 #[unsafe(no_mangle)]
@@ -17,9 +21,10 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) -> Code {
         }
         let handle = state.handle();
         let thread = std::thread::current().id();
-        state.captures.insert(handle, Capture { origin: id, tasks: Vec::new(), mode, thread });
+        state.captures.insert(handle, Capture { origin: id, tasks: Vec::new(), mode, thread, broken: false });
         if let Some(stream) = state.streams.get_mut(&id) {
             stream.capture = Some(handle);
+            stream.after_kernel = false;
         }
         Ok(())
     })
@@ -35,12 +40,15 @@ pub extern "C" fn cuStreamEndCapture(stream: usize, target: *mut usize) -> Code 
         if state.captures.get(&capture).is_none_or(|c| c.origin != id) {
             return Err(CAPTURE_UNMATCHED);
         }
-        let Capture { tasks, .. } = state.captures.remove(&capture).ok_or(INVALID_VALUE)?;
+        let Capture { tasks, broken, .. } = state.captures.remove(&capture).ok_or(INVALID_VALUE)?;
         for stream in state.streams.values_mut().filter(|s| s.capture == Some(capture)) {
-            stream.capture = None;
+            (stream.capture, stream.after_kernel) = (None, false);
         }
         for event in state.events.values_mut().filter(|e| e.capture == Some(capture)) {
             event.capture = None;
+        }
+        if broken {
+            return Err(CAPTURE_INVALIDATED);
         }
         // Recordings only tie the captured streams together.
         let tasks: Vec<Task> =
@@ -68,7 +76,10 @@ pub extern "C" fn cuGraphInstantiateWithFlags(target: *mut usize, graph: usize, 
     call(|| {
         let mut state = sound()?;
         let nodes = state.graphs.get(&graph).ok_or(INVALID_HANDLE)?;
-        let tasks = nodes.iter().map(|(_, t)| t.clone()).collect();
+        let tasks: Vec<Task> = nodes.iter().map(|(_, t)| t.clone()).collect();
+        if overlap("instantiate") && tasks.iter().any(|t| matches!(t, Task::Kernel { early: true, .. })) {
+            return Err(NOT_SUPPORTED);
+        }
         let handle = state.handle();
         state.executables.insert(handle, tasks);
         set(target, handle)
@@ -92,7 +103,11 @@ pub extern "C" fn cuGraphLaunch(executable: usize, stream: usize) -> Code {
         let mut state = sound()?;
         let id = state.stream(stream)?;
         let tasks = state.executables.get(&executable).ok_or(INVALID_HANDLE)?.clone();
-        tasks.into_iter().try_for_each(|t| state.push(id, t))
+        tasks.into_iter().try_for_each(|t| state.push(id, t))?;
+        if let Some(stream) = state.streams.get_mut(&id) {
+            stream.after_kernel = false;
+        }
+        Ok(())
     })
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::state::{Function, State, Task, sound, with_context};
 use super::{
-    Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, NOT_SUPPORTED, Outcome, call, set,
+    CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, NOT_SUPPORTED,
+    Outcome, call, set,
 };
 use crate::module::{Grid, MAX_SHARED, Module};
 
@@ -271,8 +272,36 @@ pub struct LaunchAttribute {
     value: [u32; 16],
 }
 
-/// Queues a kernel with attributes. Clusters of more than one block are refused unless the kernel itself asks for them, and so is a kernel that may begin
-/// while earlier ones run and waits for none.
+/// Whether `SOFTCUDA_OVERLAP` is this word.
+pub(super) fn overlap(word: &str) -> bool {
+    std::env::var_os("SOFTCUDA_OVERLAP").is_some_and(|said| said == word)
+}
+
+/// Fails where a kernel may not begin while earlier ones run: where it does not wait for them, or where what it comes behind is no kernel, as drivers say
+/// too little of what happens then.
+fn may_begin_early(state: &mut State, function: usize, stream: usize) -> Outcome {
+    let id = state.stream(stream)?;
+    if overlap("refuse") {
+        return Err(NOT_SUPPORTED);
+    }
+    if let Some(capture) = state.streams[&id].capture.filter(|_| overlap("capture")) {
+        let capture = state.captures.get_mut(&capture).ok_or(CAPTURE_UNSUPPORTED)?;
+        capture.broken = true;
+        return Err(CAPTURE_UNSUPPORTED);
+    }
+    let f = state.functions.get(&function).ok_or(INVALID_HANDLE)?;
+    if !f.module.kernel(&f.name).is_some_and(|kernel| kernel.awaits) {
+        eprintln!("softcuda: `{}` may begin while earlier kernels run, and does not wait for them", f.name);
+        return Err(INVALID_VALUE);
+    }
+    if !state.streams[&id].after_kernel {
+        eprintln!("softcuda: `{}` may begin early, and what it comes behind is no kernel", f.name);
+        return Err(INVALID_VALUE);
+    }
+    Ok(())
+}
+
+/// Queues a kernel with attributes. Clusters of more than one block are refused unless the kernel itself asks for them.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuLaunchKernelEx(
     config: *const LaunchConfig,
@@ -300,16 +329,10 @@ pub extern "C" fn cuLaunchKernelEx(
                 return Err(NOT_SUPPORTED);
             }
             // Programmatic stream serialisation.
-            if attribute.id == 6 && attribute.value[0] != 0 {
-                if std::env::var_os("SOFTCUDA_OVERLAP").is_some_and(|word| word == "refuse") {
-                    return Err(NOT_SUPPORTED);
-                }
-                if !kernel.awaits {
-                    eprintln!("softcuda: `{}` may begin while earlier kernels run, and does not wait for them", f.name);
-                    return Err(INVALID_VALUE);
-                }
-                early = true;
-            }
+            early |= attribute.id == 6 && attribute.value[0] != 0;
+        }
+        if early {
+            may_begin_early(&mut state, function, config.stream)?;
         }
         let grid = Grid { cubes: config.cubes, units: config.units, dynamic_shared: config.dynamic_shared };
         launch(&mut state, function, (grid, early), config.stream, params, extra)

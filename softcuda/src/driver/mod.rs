@@ -35,6 +35,7 @@ pub(crate) const MISALIGNED_ADDRESS: Code = 716;
 pub(crate) const LAUNCH_FAILED: Code = 719;
 pub(crate) const NOT_SUPPORTED: Code = 801;
 pub(crate) const CAPTURE_UNSUPPORTED: Code = 900;
+pub(crate) const CAPTURE_INVALIDATED: Code = 901;
 pub(crate) const CAPTURE_UNMATCHED: Code = 903;
 pub(crate) const CAPTURED_EVENT: Code = 907;
 

@@ -103,6 +103,8 @@ pub(crate) struct Stream {
     pub priority: i32,
     /// The capture that its work goes to.
     pub capture: Option<usize>,
+    /// Its last work is a kernel of the program's own.
+    pub after_kernel: bool,
 }
 
 /// An event.
@@ -134,6 +136,8 @@ pub(crate) struct Capture {
     /// `CUstreamCaptureMode`: 0 is global, 1 of its thread alone, 2 relaxed.
     pub mode: c_uint,
     pub thread: ThreadId,
+    /// A call that it does not allow has ended it.
+    pub broken: bool,
 }
 
 /// Everything behind the lock.
@@ -241,6 +245,9 @@ impl State {
 
     /// Appends work to a stream, or to the capture that the stream takes part in.
     pub fn push(&mut self, id: usize, task: Task) -> Outcome {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.after_kernel = matches!(task, Task::Kernel { .. });
+        }
         if let Some(capture) = self.streams[&id].capture {
             self.captures.get_mut(&capture).ok_or(CAPTURE_UNSUPPORTED)?.tasks.push(task);
             return Ok(());

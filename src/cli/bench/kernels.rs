@@ -41,7 +41,7 @@ pub struct Args {
     /// [default: twice the second-level cache of a GPU; one copy on processors]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rotate: Option<u64>,
-    /// What a kernel could reach: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h200, rtx4090, wgpu [default: by device; a
+    /// What a kernel could reach: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h100, h200, rtx4090, wgpu [default: by device; a
     /// processor is measured]
     #[arg(long, value_name = "F.toml", value_parser = device_spec)]
     device_spec: Option<DeviceSpec>,

@@ -7,8 +7,9 @@ use ccl::error::Error;
 use ccl::explain::units::human_seconds;
 use ccl::model_dir::ModelDir;
 use ccl::tuning::{self, effort, paper_calls, plan_calls, problems, tile_name};
+use ccl_codegen::gpu::tensor::tiles::Choices;
 use ccl_ir::DType;
-use ccl_runtime::tuned::{Tried, Tuned, path_of, today};
+use ccl_runtime::tuned::{Tried, Tuned, path_of, shipped, today};
 use ccl_runtime::{Backend, GpuBackend, write};
 use serde::Serialize;
 
@@ -56,8 +57,8 @@ struct Report<'a> {
     problems: &'a [Tried],
 }
 
-/// The GPU that the options name, without what was measured on it before.
-fn open(name: BackendName) -> Result<GpuBackend, Error> {
+/// The GPU that the options name, without what was measured on it before, and that.
+fn open(name: BackendName) -> Result<(GpuBackend, Choices), Error> {
     let gpu = match name {
         BackendName::Cuda => GpuBackend::cuda(0)?,
         BackendName::Wgpu => GpuBackend::wgpu(0)?,
@@ -69,7 +70,8 @@ fn open(name: BackendName) -> Result<GpuBackend, Error> {
             return Err(Error::Usage(format!("--backend {name}: only kernels of GPUs have tiles to choose; use cuda")));
         }
     };
-    Ok(gpu.with_choices(Default::default()))
+    let known = gpu.target().map(|target| target.choices.clone()).unwrap_or_default();
+    Ok((gpu.with_choices(Choices::default()), known))
 }
 
 /// Measures the tiles and writes the file.
@@ -89,7 +91,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if let Some(path) = &args.output {
         write::check_writable(path)?;
     }
-    let gpu = open(args.backend)?;
+    let (gpu, known) = open(args.backend)?;
     let Some(target) = gpu.target().cloned() else { return Ok(()) };
     let device = gpu.describe();
     let half = [DType::Bf16, DType::F16].into_iter().find(|d| target.halves.contains(d)).unwrap_or(DType::F32);
@@ -105,6 +107,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
     };
     let mut found = problems(calls, &target)?;
+    // What nothing is known of comes first: the time may be up before the end.
+    found.sort_by_key(|f| known.knows(&f.problem));
     if found.is_empty() {
         let text =
             format!("{}: none of these calls has a kernel with tiles to choose from; nothing is written", device.name);
@@ -131,8 +135,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let effort = effort(&gpu, Duration::from_millis(args.time), args.rotate);
     let count = found.len();
     let mut tuned = Tuned::new(&device.name, &target, &today(), concat!("ccl ", env!("CARGO_PKG_VERSION")));
-    let mut old = None;
+    if found.iter().any(|f| f.library) {
+        tuned.library = gpu.library().ok();
+    }
+    // Without a file of its own a device has the one that comes with the program: its other problems stay as well.
+    let mut old = shipped(&device.name);
     if path.exists() {
+        old = None;
         match Tuned::load(&path) {
             Ok(found) if found.device == tuned.device => old = Some(found),
             Ok(found) => tracing::warn!("{}: is of {} and is written anew", path.display(), found.device),

@@ -32,7 +32,7 @@ pub enum Lowered {
 }
 
 /// Lowers a call of a plan for a target. Where the call works in place, the kernel gets the buffer once, to read and to write: what
-/// is bound twice must not overlap where one of the two is written, neither in WebGPU nor behind CUDA's `__restrict__`.
+/// is bound twice must not overlap where one of the two is written, which WebGPU forbids.
 ///
 /// # Errors
 /// As for [`lower()`].

@@ -15,12 +15,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const u32* sizes = info.scalars_u32;
   const Buffers buffers = {ARGUMENTS};
   const u32 set = threadIdx.x / 128;
+  if (threadIdx.x == SETS * 128) announce(a_map), announce(b_map);
   Pipeline pipeline(memory, 0, sizes[3]);
   in_turn();
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == SETS * 128) {
-      announce(a_map), announce(b_map);
       each_part(sizes, [&](const Part& part) { pipeline.ask(a_map, b_map, part); });
     }
   } else {

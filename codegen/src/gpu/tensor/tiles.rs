@@ -109,6 +109,14 @@ impl Problem {
 }
 
 impl Choices {
+    /// Whether a tile was chosen for a problem.
+    pub fn knows(&self, problem: &Problem) -> bool {
+        match problem {
+            Problem::Product(p) => self.products.contains_key(&p.key()),
+            Problem::Attention(a) => self.attentions.contains_key(&a.key()),
+        }
+    }
+
     /// Takes a tile for a problem from now on.
     pub fn choose(&mut self, problem: &Problem, tile: ProblemTile) {
         match tile {

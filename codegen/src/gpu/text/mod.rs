@@ -61,8 +61,9 @@ pub fn text(launch: &Launch) -> Option<KernelText> {
     Some(KernelText { language: "cuda".into(), text, shared_bytes, units })
 }
 
-/// A kernel of CubeCL's that waits for earlier ones itself, as those here do; `None` where the text has no kernel.
+/// A kernel of CubeCL's that waits for earlier ones itself, as those here do; `None` where the text has no kernel. It may not say `__restrict__` either.
 pub(in crate::gpu) fn in_turn(text: &str) -> Option<String> {
+    let text = &text.replace("__restrict__ ", "");
     let kernel = text.find("extern \"C\" __global__")?;
     let body = kernel + text[kernel..].find(") {")? + ") {".len();
     Some(format!("{}{IN_TURN}\n{}\nin_turn();{}", &text[..kernel], &text[kernel..body], &text[body..]))
@@ -128,7 +129,8 @@ impl Prelude {
 
     /// The text: these lines, the arguments' names, and the parts. The layout of the sizes is that of CubeCL's kernels.
     pub(in crate::gpu) fn finish(mut self, parts: &[&str]) -> String {
-        let buffers = self.buffers.iter().map(|(ty, name)| format!("{ty} const __restrict__ {name}"));
+        // Without `__restrict__`: what is read may change until the kernel's turn has come, and must not be read before.
+        let buffers = self.buffers.iter().map(|(ty, name)| format!("{ty} const {name}"));
         let maps = self.maps.iter().map(|name| format!("__grid_constant__ TensorMap const {name}"));
         let parameters: Vec<String> = buffers.chain(maps).collect();
         let names = self.buffers.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");

@@ -25,6 +25,6 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
       if constexpr (HAS_SCALE) x[n][i] *= ONE_PLUS + scale[n][i];
       if constexpr (HAS_SHIFT) x[n][i] += shift[n][i];
     }
-    put8(OUT_BUFFER + sizes[AT_OUT] + row * d + place(n), x[n]);
   }
+  put_row(OUT_BUFFER + sizes[AT_OUT] + row * d, d, x);
 }

@@ -36,11 +36,10 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
 #pragma unroll
   for (int n = 0; n < HELD; n++) {
     if (place(n) >= d) break;
-    float result[8];
 #pragma unroll
-    for (int i = 0; i < 8; i++) result[i] = r * (g[n][i] - offset - x[n][i] * dot);
-    put8(OUT_BUFFER + sizes[AT_OUT] + row * d + place(n), result);
+    for (int i = 0; i < 8; i++) x[n][i] = r * (g[n][i] - offset - x[n][i] * dot);
   }
+  put_row(OUT_BUFFER + sizes[AT_OUT] + row * d, d, x);
   if (threadIdx.x == 0) {
     put(STATS_BUFFER + sizes[AT_OUT + 1] + 2 * row, mean);
     put(STATS_BUFFER + sizes[AT_OUT + 1] + 2 * row + 1, r);

@@ -23,13 +23,12 @@ extern "C" __global__ void __launch_bounds__(UNITS) universal(PARAMETERS) {
   for (int n = 0; n < HELD; n++) {
     if (place(n) >= d) break;
     if constexpr (!AHEAD) fetch(n);
-    float result[8];
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
       const float even = x[n][i] * weight[n][i], odd = x[n][i + 1] * weight[n][i + 1];
-      result[i] = even * turn[n][i] - odd * turn[n][i + 1];
-      result[i + 1] = even * turn[n][i + 1] + odd * turn[n][i];
+      x[n][i] = even * turn[n][i] - odd * turn[n][i + 1];
+      x[n][i + 1] = even * turn[n][i + 1] + odd * turn[n][i];
     }
-    put8(OUT_BUFFER + sizes[AT_OUT] + row * d + place(n), result);
   }
+  put_row(OUT_BUFFER + sizes[AT_OUT] + row * d, d, x);
 }

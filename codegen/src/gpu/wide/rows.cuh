@@ -22,6 +22,14 @@ __device__ __forceinline__ void take_row(const T* from, u32 d, float (&x)[HELD][
   }
 }
 
+// Writes them, once nothing is left to read: a write is not known to leave alone what is read after it.
+template <typename T>
+__device__ __forceinline__ void put_row(T* to, u32 d, const float (&x)[HELD][8]) {
+#pragma unroll
+  for (int n = 0; n < HELD; n++)
+    if (place(n) < d) put8(to + place(n), x[n]);
+}
+
 // Fetches what belongs to each of a unit's numbers of a row of `d`.
 template <typename F>
 __device__ __forceinline__ void ahead(u32 d, const F& fetch) {
