@@ -88,9 +88,7 @@ fn wgpu_has_no_tiles_to_choose() {
 /// Tunes one product, and sees the file read, refused and built into a plan.
 #[test]
 fn tiles_are_measured_kept_and_taken() {
-    if cuda().is_none() {
-        return;
-    }
+    let Some(device) = cuda() else { return };
     let dir = temp_dir();
     let model = dir.path().join("model");
     fs::create_dir_all(&model).expect("a directory");
@@ -119,6 +117,18 @@ fn tiles_are_measured_kept_and_taken() {
     assert!(file.starts_with(cache.join("tuned")));
     let text = fs::read_to_string(file).expect("a file");
     assert!(text.contains("\"library\": \"cuBLASLt "), "{text}");
+
+    // What computes something else is not taken, however fast.
+    if device.software {
+        let wrong = of(ccl(&format!("bench tune --backend cuda --time 1 --filter 1x8x48x32 {spec} --json"))
+            .with("--model", &model));
+        let run = wrong.env("SOFTCUDA_BLAS", "wrong").with("-o", dir.path().join("wrong.json")).ok();
+        let found = run.json();
+        let last = found["problems"][0]["tiles"].as_array().and_then(|tiles| tiles.last().cloned()).expect("tiles");
+        assert!(last["tile"] == "library" && last["seconds"].is_null(), "{found}");
+        assert!(last["problem"].as_str().is_some_and(|why| why.contains("its result is off by")), "{found}");
+        assert!(run.stderr.contains("a tile is not taken"), "{}", run.stderr);
+    }
 
     // A plan for the device has the tile, and says so.
     let plan = dir.path().join("plan.cclp");

@@ -213,6 +213,19 @@ kernels() {
   ccl bench kernels --backend "$backend" --budget $(($(left) * 4 / 5)) "${more[@]}" "$@"
 }
 
+# apart: what it brings that kernels begin while the one before them ends.
+apart() {
+  export CCL_OVERLAP=0
+  # A dry run has one kernel, which it names itself.
+  if [ -n "$software" ]; then
+    kernels cuda "$each"
+  else
+    kernels cuda $((each < 50 ? each : 50)) --filter audio.
+    ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --backend cuda --dtype bf16
+  fi
+  unset CCL_OVERLAP
+}
+
 # architecture: what plans for the NVIDIA GPU are made for.
 architecture() {
   local capability
@@ -300,6 +313,10 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   tune
   section 70 "$backend: kernels"
   kernels $backend $each -o "$results-kernels.json"
+  if [ -n "$cuda" ]; then
+    section 15 "cuda: kernels of the audio stream, and a step of a small model, each kernel behind the end of the last (CCL_OVERLAP=0)"
+    apart
+  fi
   if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
     # The large ones of the video stream would take all of the time.
     section 30 "wgpu: kernels of the audio stream"

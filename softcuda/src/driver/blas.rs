@@ -118,6 +118,7 @@ impl Product {
         let left = |i: u64, l: u64| if self.turned[0] { a.read(at_a, l, i) } else { a.read(at_a, i, l) };
         let right = |l: u64, j: u64| if self.turned[1] { b.read(at_b, j, l) } else { b.read(at_b, l, j) };
         let rows: Vec<Vec<f32>> = (0..d.rows).map(|i| (0..k).map(|l| left(i, l)).collect()).collect();
+        let more = if told("wrong") { 1.0 } else { 0.0 };
         // SAFETY: checked by the caller.
         unsafe { (self.workspace as *mut u8).write_bytes(0xff, WORKSPACE) };
         for j in 0..d.columns {
@@ -128,6 +129,7 @@ impl Product {
                 if self.gelu {
                     sum = 0.5 * sum * (1.0 + (0.797_884_56 * (sum + 0.044715 * sum * sum * sum)).tanh());
                 }
+                sum += more;
                 let to = (j * d.stride as u64) as usize + i;
                 // SAFETY: inside of the result, which the caller has checked.
                 unsafe {

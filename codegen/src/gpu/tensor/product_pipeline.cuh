@@ -41,6 +41,18 @@ struct Pipeline {
     __syncthreads();
   }
 
+  // Has what a part of the result needs of the right factor brought to the second-level cache, while earlier kernels may still run: where a cube has one
+  // part, that is most of what it reads, and mostly weights. Lines of 128 bytes, by four warps.
+  __device__ __forceinline__ void foresee(const half_t* right, const u32* sizes, const Part& part) {
+    constexpr int ACROSS = B_ALONG ? BN : BN / 64, LINES = B_ALONG ? BN : BK * ACROSS;
+    const u32 of_column = sizes[AT_B + 1 + BATCH_RANK], of_depth = sizes[AT_B + 2 + BATCH_RANK];
+    for (u32 step = 0; step < steps; step++)
+      for (u32 line = threadIdx.x % 128; line < LINES; line += 128) {
+        const u32 column = part.first_column + line % ACROSS * (B_ALONG ? 1 : 64), depth = (step * SLICES + slice) * BK + line / ACROSS;
+        if (column < sizes[2] && depth < sizes[3]) asm volatile("prefetch.global.L2 [%0];" ::"l"(right + column * of_column + depth * of_depth));
+      }
+  }
+
   // Asks for what a part of the result needs: one thread.
   __device__ __forceinline__ void ask(const TensorMap& a_map, const TensorMap& b_map, const Part& part) {
     for (u32 step = 0; step < steps; step++, ring.next()) {

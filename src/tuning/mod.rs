@@ -1,20 +1,24 @@
 //! The choice of tiles by measuring: every tile of every matrix problem of some calls, on the device that will run them.
 
+mod trial;
+
 use std::time::{Duration, Instant};
 
+use ccl_codegen::gpu::target::TensorCores;
 use ccl_codegen::gpu::tensor::library::{Constants, LibraryProduct};
+use ccl_codegen::gpu::tensor::product::ProductTile;
 use ccl_codegen::gpu::tensor::tiles::{Choices, Problem, ProblemTile};
 use ccl_codegen::gpu::{Language, Lowered, Target, emit_plan, lower_in};
 use ccl_ir::{Binding, DType, Plan};
 use ccl_model::{Guidance, Task};
-use ccl_runtime::backend::StateMemory;
 use ccl_runtime::cuda::add_code;
 use ccl_runtime::tuned::{Tried, TriedTile};
-use ccl_runtime::{Backend, GpuBackend, RuntimeError};
+use ccl_runtime::{Backend, GpuBackend};
 
 use crate::error::Error;
-use crate::kernels::{Effort, Inputs, Lone, Set, Types, Weights, measure, paper};
+use crate::kernels::{Effort, Inputs, Lone, Set, Types, measure, paper};
 use crate::planning::{Request, plan};
+use trial::Trial;
 
 /// Problems whose kernels are compiled side by side.
 const TOGETHER: usize = 8;
@@ -202,84 +206,56 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
     tiles
 }
 
-/// How much longer than the fastest tile the library may take and still be measured again.
-const CLOSE: f64 = 1.1;
-/// How often.
-const AGAIN: usize = 2;
-
-/// Measures the tiles of a problem, and the library where it is there.
+/// Measures the tiles of a problem, and the library where it is there. The fastest one is proven.
 fn one(gpu: &GpuBackend, target: &Target, found: &Found, library: bool, effort: Effort) -> Result<Tried, Error> {
     let Found { problem, lone, .. } = found;
-    let memory = gpu.describe().memory;
-    let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
-    let copies = lone.copies(effort.rotate, room);
-    let plan = std::sync::Arc::new(lone.plan(copies, Inputs::Shared));
-    // What is read is written once, and shared by the instances of all tiles.
-    let mut shared: Option<StateMemory> = None;
-    let mut measured = |tile: ProblemTile| -> Result<Result<f64, String>, Error> {
-        let mut choices = Choices::default();
-        choices.choose(problem, tile);
-        let device = gpu.clone().with_choices(choices);
-        let mut seconds = || {
-            let mut instance = device.instantiate_with(plan.clone(), &Weights, shared.as_ref())?;
-            lone.fill(instance.as_mut(), shared.is_none())?;
-            shared = shared.take().or_else(|| instance.state());
-            let mut seconds = measure::seconds(&device, instance.as_mut(), copies, effort.time)?;
-            // Where the library refuses, a kernel of ours was measured.
-            let ours = tile == ProblemTile::Library && instance.by_library(Binding::Step) < copies;
-            Ok(if ours { Err("cuBLASLt does not do it".into()) } else { Ok(measure::median(&mut seconds)) })
-        };
-        match seconds() {
-            // A tile that does not compile or start; a device that is gone ends everything.
-            Err(Error::Runtime(e @ RuntimeError::Kernel { .. })) => Ok(Err(e.to_string())),
-            other => other,
-        }
-    };
-    let expected = expected(problem, target);
+    let mut trial = Trial::new(gpu, found, effort);
     let mut tiles = Vec::new();
     for tile in candidates(problem, target) {
-        let (seconds, why) = match measured(tile)? {
-            Ok(seconds) => (Some(seconds), None),
-            Err(why) => (None, Some(why)),
-        };
-        tiles.push((tile, TriedTile { tile, seconds, problem: why }));
+        tiles.push(trial.measure(tile)?);
     }
     if library && found.library {
-        let tile = ProblemTile::Library;
-        let fastest = tiles.iter().filter_map(|(tile, t)| Some((*tile, t.seconds?))).min_by(|a, b| a.1.total_cmp(&b.1));
-        let tried = match (measured(tile)?, fastest) {
-            (Ok(seconds), Some((other, least))) if seconds < CLOSE * least => {
-                // Tiles were many and had the best of many tries, and came first, when the device was cooler: both again, in turns.
-                let (mut ours, mut theirs) = (vec![least], vec![seconds]);
-                for _ in 0..AGAIN {
-                    ours.extend(measured(other)?.ok());
-                    theirs.extend(measured(tile)?.ok());
-                }
-                let seconds = measure::median(&mut ours);
-                tiles.iter_mut().filter(|(t, _)| *t == other).for_each(|(_, tried)| tried.seconds = Some(seconds));
-                TriedTile { tile, seconds: Some(measure::median(&mut theirs)), problem: None }
-            }
-            (Ok(seconds), _) => TriedTile { tile, seconds: Some(seconds), problem: None },
-            (Err(why), _) => TriedTile { tile, seconds: None, problem: Some(why) },
-        };
-        tiles.push((tile, tried));
+        let tried = trial.measure_library(&mut tiles)?;
+        tiles.push(tried);
     }
-    let of_expected = tiles.iter().find(|(tile, _)| Some(*tile) == expected);
-    let expected_s = of_expected.and_then(|(_, tried)| tried.seconds);
-    let fastest = tiles.iter().filter_map(|(_, t)| t.seconds).fold(f64::INFINITY, f64::min);
-    let rank = |(tile, tried): &(ProblemTile, TriedTile)| match tried.seconds {
-        Some(s) if Some(*tile) == expected && s <= NOISE * fastest => 0.0,
+    let expected = expected(problem, target);
+    let expected_s = tiles.iter().find(|tried| Some(tried.tile) == expected).and_then(|tried| tried.seconds);
+    let fastest = tiles.iter().filter_map(|t| t.seconds).fold(f64::INFINITY, f64::min);
+    let rank = |tried: &TriedTile| match tried.seconds {
+        Some(s) if Some(tried.tile) == expected && s <= NOISE * fastest => 0.0,
         Some(s) => s,
         None => f64::INFINITY,
     };
     tiles.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+    if let Some(plain) = plain(problem, target) {
+        trial.prove(&mut tiles, plain)?;
+    }
     Ok(Tried {
         problem: problem.key(),
         op: lone.call().op.name().into(),
         at: lone.call().at.clone(),
         expected_s,
-        tiles: tiles.into_iter().map(|(_, tried)| tried).collect(),
+        tiles,
     })
+}
+
+/// The tile of the plainest kernel, by which others are proven: fragments in registers, copies by the warps that use them.
+fn plain(problem: &Problem, target: &Target) -> Option<ProblemTile> {
+    let tiles = problem.tiles(target).into_iter();
+    match problem {
+        Problem::Product(product) => {
+            let products = tiles.filter_map(|tile| match tile {
+                ProblemTile::Product(t) if t.cores == TensorCores::Mma && t.slices == 1 => Some(t),
+                _ => None,
+            });
+            let cycles = |tile: &ProductTile| product.cycles(target, *tile);
+            products.min_by(|a, b| cycles(a).total_cmp(&cycles(b))).map(ProblemTile::Product)
+        }
+        Problem::Attention(_) => {
+            let mut tiles = tiles.filter(|t| matches!(t, ProblemTile::Attention(t) if t.cores == TensorCores::Mma));
+            tiles.next()
+        }
+    }
 }
 
 /// How tiles are measured on a backend, in so much time each.
