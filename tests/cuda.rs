@@ -172,8 +172,8 @@ fn kernels_that_begin_early_change_no_byte() {
         (fs::read(&out).expect("a result"), early, said.lines().count())
     };
     let (whole, early, all) = sample(|r| r);
-    // Those that CubeCL made wait for the end of the last one.
-    assert!(2 * early > all, "{early} of {all}");
+    // All but the first of each entry, and those behind a copy.
+    assert!(5 * early > 4 * all, "{early} of {all}");
     let without = [|r: Ccl| r.env("CCL_OVERLAP", "0"), |r: Ccl| r.env("SOFTCUDA_OVERLAP", "refuse")];
     for refused in without {
         let (bytes, some, _) = sample(refused);

@@ -213,16 +213,19 @@ kernels() {
   ccl bench kernels --backend "$backend" --budget $(($(left) * 4 / 5)) "${more[@]}" "$@"
 }
 
-# apart: what it brings that kernels begin while the one before them ends.
-apart() {
-  export CCL_OVERLAP=0
-  # A dry run has one kernel, which it names itself.
-  if [ -n "$software" ]; then
-    kernels cuda "$each"
-  else
-    kernels cuda $((each < 50 ? each : 50)) --filter audio.
-    ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --backend cuda --dtype bf16
-  fi
+# overlap: what it brings that kernels begin while the one before them ends, both ways in one sitting.
+overlap() {
+  local off
+  for off in '' 0; do
+    if [ -n "$off" ]; then export CCL_OVERLAP=$off && printf '\nwith CCL_OVERLAP=0'; fi
+    # A dry run has one kernel, which it names itself.
+    if [ -n "$software" ]; then
+      kernels cuda "$each"
+    else
+      kernels cuda 20 --filter audio.
+      ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --backend cuda --dtype bf16
+    fi
+  done
   unset CCL_OVERLAP
 }
 
@@ -313,10 +316,6 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   tune
   section 70 "$backend: kernels"
   kernels $backend $each -o "$results-kernels.json"
-  if [ -n "$cuda" ]; then
-    section 15 "cuda: kernels of the audio stream, and a step of a small model, each kernel behind the end of the last (CCL_OVERLAP=0)"
-    apart
-  fi
   if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
     # The large ones of the video stream would take all of the time.
     section 30 "wgpu: kernels of the audio stream"
@@ -325,6 +324,10 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   section 60 "steps"
   if [ -n "$cuda" ]; then speed cuda f32 && speed cuda bf16; fi
   if [ -n "$wgpu" ]; then speed wgpu f32 && speed wgpu f16; fi
+  if [ -n "$cuda" ]; then
+    section 25 "cuda: kernels of the audio stream and a small model's step, with and without overlap"
+    overlap
+  fi
   section 30 "$backend: the step that PyTorch is compared by"
   ccl bench step --model "$models/$large" --random-weights "${shape[@]}" "${few[@]}" --backend $backend --dtype $half --json
   if grep -q step_s "$models/out"; then cp "$models/out" "$results-step.json"; fi

@@ -47,7 +47,7 @@ const SHIPPED: &[(&str, &str)] = &[
 
 /// Parts of devices' names, in small letters, and the specifications that hold for them.
 const DEVICES: [(&str, &str); 4] =
-    [("h100", "h100"), ("h200", "h200"), ("rtx 4090", "rtx4090"), ("apple m", "apple-m")];
+    [("h100 80gb hbm3", "h100"), ("h200", "h200"), ("rtx 4090", "rtx4090"), ("apple m", "apple-m")];
 
 impl DeviceSpec {
     /// Names of the shipped specifications.

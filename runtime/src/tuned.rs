@@ -2,7 +2,7 @@
 //!
 //! A file names the device, the day, and for each problem every tile that was tried with the seconds that it took, so that a choice can be doubted.
 //! It lies in the user's directory for what can be made again (`CCL_CACHE_DIR`, else `~/.cache/ccl`), as `tuned/<device>.json`. Where the user
-//! has none, one that comes with the program is taken. What does not fit the target is left out: a file can make kernels slow, not wrong.
+//! has none, and for what it does not name, one that comes with the program is taken, for the device or one like it. What does not fit the target is left out: a file can make kernels slow, not wrong.
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,9 @@ const FORMAT: u32 = 1;
 const MOST: u64 = 16 << 20;
 /// Devices that the program comes with a file for.
 const SHIPPED: [&str; 1] = [include_str!("../tuned/nvidia-h200.json")];
+
+/// Devices that have the multiprocessors of one that has a file, and as many.
+const ALIKE: [(&str, &str); 1] = [("NVIDIA H100 80GB HBM3", "NVIDIA H200")];
 
 /// What was measured on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,29 +203,31 @@ pub fn slug(device: &str) -> String {
     words.collect::<Vec<_>>().join("-").to_ascii_lowercase()
 }
 
-/// The tiles for a device: by the user's file, else by one that comes with the program, for it or for one like it. A file that is damaged is warned of and not used.
+/// The tiles for a device: by the user's file, else, problem by problem, by one that comes with the program for it or for one like it. A file that is
+/// damaged is warned of and not used.
 pub fn of_device(device: &str, target: &Target) -> Choices {
-    let users = path_of(device).filter(|path| path.exists());
-    let (from, tuned) = match &users {
-        Some(path) => match Tuned::load(path) {
-            Ok(tuned) => (path.display().to_string(), tuned),
-            Err(e) => {
-                tracing::warn!("{e}; going on without it");
-                return Choices::default();
-            }
-        },
-        None => match shipped(device).or_else(|| alike(device, target)) {
-            Some(tuned) => ("this program".into(), tuned),
-            None => return Choices::default(),
-        },
-    };
+    let mut choices = Choices::default();
+    if let Some(tuned) = shipped(device).or_else(|| alike(device)) {
+        choices = taken("this program", &tuned, device, target);
+    }
+    if let Some(path) = path_of(device).filter(|path| path.exists()) {
+        match Tuned::load(&path) {
+            Ok(tuned) => choices.replace(taken(&path.display().to_string(), &tuned, device, target)),
+            Err(e) => tracing::warn!("{e}; going on without it"),
+        }
+    }
+    choices
+}
+
+/// What a file chooses for a device, told.
+fn taken(from: &str, tuned: &Tuned, device: &str, target: &Target) -> Choices {
     let (choices, left_out) = tuned.choices(target);
     let count = choices.products.len() + choices.attentions.len();
     if left_out > 0 {
         tracing::warn!("{from}: {left_out} tiles do not fit {device} and are not used: run `ccl bench tune` again");
     }
     if count > 0 {
-        tracing::info!("tiles of {count} problems as measured on {} of {} ({from})", tuned.device, tuned.date);
+        tracing::info!("tiles of {count} problems as measured on {} on {} ({from})", tuned.device, tuned.date);
     }
     choices
 }
@@ -233,14 +238,14 @@ fn all_shipped() -> impl Iterator<Item = Tuned> {
 }
 
 /// The file for a device that comes with the program.
-pub fn shipped(device: &str) -> Option<Tuned> {
+fn shipped(device: &str) -> Option<Tuned> {
     all_shipped().find(|t| t.device == device)
 }
 
-/// That of another one of NVIDIA's with the same multiprocessors.
-fn alike(device: &str, target: &Target) -> Option<Tuned> {
-    let architecture = target.architecture().filter(|_| device.starts_with("NVIDIA"))?;
-    all_shipped().find(|t| t.architecture == architecture)
+/// That of a device with the same multiprocessors, and as many.
+fn alike(device: &str) -> Option<Tuned> {
+    let (_, other) = ALIKE.iter().find(|(name, _)| *name == device)?;
+    shipped(other)
 }
 
 /// A day as `2026-11-26`, of a number of days since 1970 (Howard Hinnant's `civil_from_days`).
@@ -372,16 +377,11 @@ mod tests {
         for text in SHIPPED {
             assert!(Tuned::parse(text).is_ok(), "{text}");
         }
-        assert!(shipped("NVIDIA H200").is_some() && shipped("NVIDIA H100 80GB HBM3").is_none());
-        let [hopper, older] = [target(), Target::cuda("cuda:sm_80", 80)];
-        for (device, target, want) in [
-            ("NVIDIA H200", &hopper, true),
-            ("NVIDIA H100 80GB HBM3", &hopper, true),
-            ("NVIDIA A100", &older, false),
-            ("another", &hopper, false),
-        ] {
-            assert_eq!(alike(device, target).is_some(), want, "{device}");
-        }
+        assert!(shipped("NVIDIA H200").is_some() && shipped("another").is_none());
+        assert!(
+            ALIKE.iter().all(|(name, _)| shipped(name).is_none() && alike(name).is_some())
+                && alike("another").is_none()
+        );
         assert_eq!(slug("NVIDIA H200"), "nvidia-h200");
         assert_eq!(slug("softcuda (an interpreter)"), "softcuda-an-interpreter");
     }

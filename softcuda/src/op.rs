@@ -25,6 +25,10 @@ pub(crate) struct Addr {
 #[allow(missing_docs)]
 pub(crate) enum Op {
     Nop,
+    /// `prefetch.global`: brings a line to a cache. Nothing comes of it, but its address has to be one.
+    Prefetch {
+        addr: Addr,
+    },
     /// `griddepcontrol.wait`: what earlier kernels wrote is seen from here on.
     Await,
     Mov {

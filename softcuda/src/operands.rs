@@ -64,6 +64,7 @@ pub(crate) fn operands(op: &Op, mut f: impl FnMut(Row, bool)) {
             each(&[*a, *b, *p], false);
             each(&[*d], true);
         }
+        Op::Prefetch { addr } => each(&[addr.base], false),
         Op::Ld { parts, addr, .. } => {
             each(&[addr.base], false);
             parts.iter().for_each(|(row, _)| each(&[*row], true));

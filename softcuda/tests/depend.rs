@@ -23,6 +23,16 @@ fn what_is_done_before_the_wait_is_refused() {
     run("never").unwrap();
 }
 
+#[test]
+fn what_is_asked_for_ahead_is_somebodys() {
+    let (m, memory) = (module("depend"), Memory::new());
+    let at = upload(&memory, &[1f32; 64]);
+    let run = |n: i32| launch(&m, &memory, "foresees", [1, 1, 1], [1, 1, 1], 0, &[Arg::Pointer(at), Arg::Int(n)]);
+    run(63).unwrap();
+    let error = run(64).unwrap_err();
+    assert!(error.fault() == Some(FaultKind::IllegalAddress) && error.to_string().contains("prefetch at"), "{error}");
+}
+
 /// `CUlaunchAttribute` and `CUlaunchConfig`.
 #[repr(C, align(8))]
 struct Attribute {

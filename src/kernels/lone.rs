@@ -13,6 +13,8 @@ use ccl_codegen::gpu::tensor::library::Constants;
 use super::data;
 use crate::error::Error;
 
+/// What the names of states begin with that the call only writes.
+pub const RESULT: &str = "result.";
 /// Most copies of a call's memory in a plan.
 const MOST_COPIES: u64 = 256;
 
@@ -75,8 +77,8 @@ impl Input {
 pub enum Inputs {
     /// Inputs and weights, as in the plans of models.
     Given,
-    /// State, which the instances of several plans can share, but for weights that are vectors; what is of half precision and no weight is state in
-    /// either case.
+    /// State, which the instances of several plans can share, but for weights that are vectors, and so are results; what is read in half precision and is
+    /// no weight is state in either case.
     Shared,
 }
 
@@ -182,7 +184,7 @@ impl Lone {
     /// A plan whose step is the call, once for each of `copies` copies of its memory.
     pub fn plan(&self, copies: usize, from: Inputs) -> Plan {
         let mut plan = Plan::empty(About::no_model("kernel", 1, DType::F32));
-        let calls = (0..copies).flat_map(|copy| self.copy(&mut plan, copy, from)).collect();
+        let calls = (0..copies).flat_map(|copy| self.copy(&mut plan, [copy, copies], from)).collect();
         plan.entries.insert(Binding::Step, calls);
         let work = self.call().work();
         plan.report.flops.insert(Binding::Step.name().into(), work.flops * copies as u64);
@@ -191,7 +193,7 @@ impl Lone {
     }
 
     /// The calls with one more copy of their memory.
-    fn copy(&self, plan: &mut Plan, copy: usize, from: Inputs) -> Vec<Call> {
+    fn copy(&self, plan: &mut Plan, [copy, copies]: [usize; 2], from: Inputs) -> Vec<Call> {
         let places: Vec<Place> =
             (0..self.holders.len()).map(|i| self.hold(plan, i, &format!("{i}.{copy}"), from)).collect();
         let mut calls = self.calls.clone();
@@ -200,7 +202,8 @@ impl Lone {
                 operand.place = places[at as usize];
             }
         }
-        if copy == 0
+        // Of the last copy, which other work comes before.
+        if copy + 1 == copies
             && let Some(operand) = calls.last().and_then(|c| c.outputs.first())
         {
             plan.outputs.push(Port { name: "out".into(), binding: Binding::Step, operand: operand.clone() });
@@ -216,7 +219,7 @@ impl Lone {
             return Place::Weight(plan.weights.len() as u32 - 1);
         }
         // A number that a kernel is told has to be an input: then it is known without asking the device. Inputs are never of half precision.
-        let state = *read && ty.dtype != DType::I32 && (from == Inputs::Shared || ty.dtype.is_half() || *updated);
+        let state = ty.dtype != DType::I32 && (from == Inputs::Shared || *read && (ty.dtype.is_half() || *updated));
         let (region, end) = match state {
             true => (Region::State, &mut plan.state_bytes),
             false => (Region::Persistent, &mut plan.persistent_bytes),
@@ -226,7 +229,8 @@ impl Lone {
         *end = offset + bytes;
         let buffer = plan.buffers.len() as u32 - 1;
         if state {
-            plan.states.push(PlanState { name: name.into(), ty: ty.clone(), buffer });
+            let name = if *read { name.to_owned() } else { format!("{RESULT}{name}") };
+            plan.states.push(PlanState { name, ty: ty.clone(), buffer });
         } else if *read {
             let operand = Operand { place: Place::Buffer(buffer), ty: ty.clone(), offset: 0, strides: dense(ty) };
             plan.inputs.push(Port { name: name.into(), binding: Binding::Step, operand });
@@ -255,7 +259,8 @@ impl Lone {
         for (i, port) in plan.inputs.iter().enumerate() {
             instance.write(i, &data::tensor(&port.name, &port.operand.ty, positive, self.number()))?;
         }
-        for (i, kept) in plan.states.iter().enumerate().filter(|_| state) {
+        let read = plan.states.iter().enumerate().filter(|(_, kept)| !kept.name.starts_with(RESULT));
+        for (i, kept) in read.filter(|_| state) {
             instance.write_state(i, &data::tensor(&kept.name, &kept.ty, positive, 0))?;
         }
         Ok(())

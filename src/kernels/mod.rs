@@ -17,7 +17,7 @@ use ccl_passes::split;
 use ccl_runtime::backend::{Backend, Instance};
 
 pub use data::Weights;
-pub use lone::{Input, Inputs, Lone};
+pub use lone::{Input, Inputs, Lone, RESULT};
 pub use measure::{Effort, Timing};
 pub use small::cases;
 

@@ -152,28 +152,30 @@ impl Stream {
         }
     }
 
-    /// Records what `work` asks of this stream, and of others that wait for it, instead of doing it. Where that fails with kernels that may begin early,
-    /// it is tried again without.
+    /// Records what `work` asks of this stream, and of others that wait for it, instead of doing it. Where that fails it is tried
+    /// again, in the end without kernels that may begin early.
     ///
     /// # Errors
     /// That of `work`, or the driver's.
     pub(super) fn record(&self, work: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Graph, Fault> {
         self.early.store(false, Relaxed);
-        match self.capture(work) {
-            Err(fault) if !fault.lost && self.early.load(Relaxed) => {
-                self.overlap.store(false, Relaxed);
-                let again = self.capture(work);
-                match &again {
-                    Ok(_) => {
-                        tracing::warn!("each kernel waits for the end of the last from here on: {}", fault.problem);
-                    }
-                    // It was something else.
-                    Err(_) => self.overlap.store(true, Relaxed),
-                }
-                again
-            }
-            done => done,
+        let fault = match self.capture(work) {
+            Err(fault) if !fault.lost => fault,
+            done => return done,
+        };
+        // A product of the library's that failed is a kernel's now.
+        let again = self.capture(work);
+        if again.is_ok() || !self.early.load(Relaxed) {
+            return again;
         }
+        self.overlap.store(false, Relaxed);
+        let apart = self.capture(work);
+        match &apart {
+            Ok(_) => tracing::warn!("each kernel waits for the end of the last from here on: {}", fault.problem),
+            // It was something else.
+            Err(_) => self.overlap.store(true, Relaxed),
+        }
+        apart
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Graph, Fault> {

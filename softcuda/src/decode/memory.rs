@@ -50,6 +50,12 @@ impl Emit<'_> {
             "griddepcontrol" if mods.has("wait") => Ok(Some((Op::Await, Class::Barrier))),
             // When later kernels may begin: they see nothing before this one's end.
             "griddepcontrol" if mods.has("launch_dependents") => Ok(Some((Op::Nop, Class::Other))),
+            "prefetch" if mods.has("global") => {
+                mods.ignore(&["L1", "L2", "L2::*"]);
+                count(args, 1)?;
+                let (addr, _) = self.place(Space::Global, &args[0])?;
+                Ok(Some((Op::Prefetch { addr }, Class::Other)))
+            }
             "prefetch" | "prefetchu" | "applypriority" | "discard" | "nanosleep" | "setmaxnreg" => {
                 mods.ignore(&["*"]);
                 Ok(Some((Op::Nop, Class::Other)))

@@ -121,6 +121,19 @@ impl Block<'_> {
         Err(Fault::new(FaultKind::Dependency, early.trailing_zeros(), message))
     }
 
+    /// Refuses addresses that are nobody's. Devices pass over them, so that nothing but time is lost there: nobody would notice.
+    pub fn prefetch(&self, w: &Warp, mask: u32, addr: Addr) -> Result<(), Box<Fault>> {
+        let at = self.addresses(w, addr);
+        let found = |at: u64| self.ranges.iter().any(|(b, e)| (*b..*e).contains(&at));
+        match lanes(mask).find(|lane| !found(at[*lane])) {
+            None => Ok(()),
+            Some(lane) => {
+                let message = format!("prefetch at {:#x}, which is outside of every allocation", at[lane]);
+                Err(Fault::new(FaultKind::IllegalAddress, lane as u32, message))
+            }
+        }
+    }
+
     /// Checks a shared access of one lane.
     #[inline]
     pub fn check_shared(

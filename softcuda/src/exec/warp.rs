@@ -257,6 +257,7 @@ impl<'a> Block<'a> {
             }
             Op::Mapa { space, d, a, rank } => self.map_address(w, mask, *space, *d, *a, *rank),
             Op::Nop => Ok(()),
+            Op::Prefetch { addr } => self.prefetch(w, mask, *addr),
             Op::Await => {
                 w.awaited |= mask;
                 self.awaited = w.awaited;

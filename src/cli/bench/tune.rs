@@ -9,7 +9,7 @@ use ccl::model_dir::ModelDir;
 use ccl::tuning::{self, effort, paper_calls, plan_calls, problems, tile_name};
 use ccl_codegen::gpu::tensor::tiles::Choices;
 use ccl_ir::DType;
-use ccl_runtime::tuned::{Tried, Tuned, path_of, shipped, today};
+use ccl_runtime::tuned::{Tried, Tuned, path_of, today};
 use ccl_runtime::{Backend, GpuBackend, write};
 use serde::Serialize;
 
@@ -138,10 +138,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if found.iter().any(|f| f.library) {
         tuned.library = gpu.library().ok();
     }
-    // Without a file of its own a device has the one that comes with the program: its other problems stay as well.
-    let mut old = shipped(&device.name);
+    let mut old = None;
     if path.exists() {
-        old = None;
         match Tuned::load(&path) {
             Ok(found) if found.device == tuned.device => old = Some(found),
             Ok(found) => tracing::warn!("{}: is of {} and is written anew", path.display(), found.device),

@@ -65,6 +65,13 @@ impl Constants {
         };
         let mut all: BTreeSet<u32> = written(plan.calls(Binding::Load)).into_iter().filter(kept).collect();
         let others = plan.entries.iter().filter(|(entry, _)| **entry != Binding::Load);
+        let inputs = plan.inputs.iter().filter_map(|port| match port.operand.place {
+            Place::Buffer(b) => Some(b),
+            Place::Weight(_) => None,
+        });
+        for b in inputs {
+            all.remove(&b);
+        }
         for b in others.flat_map(|(_, calls)| written(calls)) {
             all.remove(&b);
         }

@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
   const u32 set = threadIdx.x / 128;
   if (threadIdx.x == SETS * 128) announce(a_map), announce(b_map);
   Pipeline pipeline(memory, 0, sizes[3]);
-  if (set == SETS && sizes[4] * sizes[5] <= gridDim.x) pipeline.foresee(B_BUFFER + sizes[AT_B], sizes, Part(blockIdx.x, sizes[4], sizes[5]));
+  if (threadIdx.x / 32 > SETS * 4 && sizes[4] * sizes[5] <= gridDim.x) pipeline.foresee(B_BUFFER + sizes[AT_B], sizes, Part(blockIdx.x, sizes[4], sizes[5]));
   in_turn();
   if (set == SETS) {
     if constexpr (DEALT) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");

@@ -32,7 +32,7 @@ extern "C" __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THRE
   const Part part(blockIdx.x / SLICES, sizes[4], sizes[5]);
   if (threadIdx.x == SETS * 128) announce(a_map), announce(b_map);
   Pipeline pipeline(memory, slice, sizes[3]);
-  if (set == SETS) pipeline.foresee(B_BUFFER + sizes[AT_B], sizes, part);
+  if (threadIdx.x / 32 > SETS * 4) pipeline.foresee(B_BUFFER + sizes[AT_B], sizes, part);
   in_turn();
   if (set < SETS) {
     float sums[NI][4];

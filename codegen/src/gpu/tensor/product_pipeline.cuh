@@ -42,12 +42,12 @@ struct Pipeline {
   }
 
   // Has what a part of the result needs of the right factor brought to the second-level cache, while earlier kernels may still run: where a cube has one
-  // part, that is most of what it reads, and mostly weights. Lines of 128 bytes, by four warps.
+  // part, that is most of what it reads, and mostly weights. Lines of 128 bytes of the first steps, by three warps that have nothing else to do.
   __device__ __forceinline__ void foresee(const half_t* right, const u32* sizes, const Part& part) {
-    constexpr int ACROSS = B_ALONG ? BN : BN / 64, LINES = B_ALONG ? BN : BK * ACROSS;
+    constexpr int ACROSS = B_ALONG ? BN : BN / 64, LINES = B_ALONG ? BN : BK * ACROSS, MOST = 64;
     const u32 of_column = sizes[AT_B + 1 + BATCH_RANK], of_depth = sizes[AT_B + 2 + BATCH_RANK];
-    for (u32 step = 0; step < steps; step++)
-      for (u32 line = threadIdx.x % 128; line < LINES; line += 128) {
+    for (u32 step = 0; step < min(steps, u32(MOST)); step++)
+      for (u32 line = threadIdx.x % 128 - 32; line < LINES; line += 96) {
         const u32 column = part.first_column + line % ACROSS * (B_ALONG ? 1 : 64), depth = (step * SLICES + slice) * BK + line / ACROSS;
         if (column < sizes[2] && depth < sizes[3]) asm volatile("prefetch.global.L2 [%0];" ::"l"(right + column * of_column + depth * of_depth));
       }

@@ -69,7 +69,6 @@ impl Problem {
 
     /// The problem that a kernel solves with these sizes.
     pub fn of_kernel(kernel: &Kernel, sizes: &[u32]) -> Option<Self> {
-        // A plan's sizes may be anything.
         let size = |i: usize| sizes.get(i).copied().unwrap_or_default() as usize;
         match kernel {
             Kernel::TensorProduct(p) => {
@@ -79,8 +78,8 @@ impl Problem {
             }
             Kernel::TensorAttention(a) => {
                 let (queries, keys) = match a.keys {
-                    Keys::All => (size(at::QUERIES), size(at::KEYS).div_ceil(size(at::PARTS))),
-                    Keys::NearestFrame => (size(at::QUERIES).div_ceil(size(at::GROUPS)), size(at::PER_FRAME)),
+                    Keys::All => (size(at::QUERIES), size(at::KEYS).div_ceil(size(at::PARTS).max(1))),
+                    Keys::NearestFrame => (size(at::QUERIES).div_ceil(size(at::GROUPS).max(1)), size(at::PER_FRAME)),
                     Keys::Windows(_) => (size(at::PER_FRAME), size(at::WINDOW).min(size(at::KEYS))),
                 };
                 let keys = keys + size(at::CONTEXT);
@@ -115,6 +114,14 @@ impl Choices {
             Problem::Product(p) => self.products.contains_key(&p.key()),
             Problem::Attention(a) => self.attentions.contains_key(&a.key()),
         }
+    }
+
+    /// Takes over what others choose, and keeps what they say nothing of.
+    pub fn replace(&mut self, others: Self) {
+        self.library.retain(|key| !others.products.contains_key(key));
+        self.products.extend(others.products);
+        self.attentions.extend(others.attentions);
+        self.library.extend(others.library);
     }
 
     /// Takes a tile for a problem from now on.

@@ -15,7 +15,7 @@ use super::launch::Launch;
 
 /// What all texts share.
 const NUMBERS: &str = include_str!("numbers.cuh");
-/// What every kernel does first, CubeCL's too.
+/// What every kernel does before it reads or writes, CubeCL's too.
 const IN_TURN: &str = include_str!("in_turn.cuh");
 
 /// A matrix in a buffer that the copy engine (TMA) is told of when a kernel is launched: its rows are contiguous.

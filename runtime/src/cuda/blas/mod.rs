@@ -3,7 +3,9 @@
 //! The functions are those of `cublasLt.h` (<https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>). cuBLASLt keeps matrices by columns, so a
 //! product is told to it with all of them transposed: `resultᵀ = right leftᵀ`.
 
-use std::ffi::{c_int, c_uint, c_void};
+mod functions;
+
+use std::ffi::c_uint;
 use std::path::Path;
 use std::ptr::{from_ref, null_mut};
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use ccl_codegen::gpu::tensor::tiles::ProductProblem;
 use ccl_ir::DType;
 use cudarc::cublaslt::sys;
 use libloading::Library;
+
+use functions::{Advice, Destroy, Functions, Object, Set, Status, done};
 
 use super::driver::Context;
 use super::stream::Stream;
@@ -32,27 +36,8 @@ const WORKSPACE: usize = 32 << 20;
 /// What every matrix starts at a multiple of, in bytes: plans align buffers further, and factors are told apart by lines of eight numbers.
 const ALIGNED: u32 = 16;
 
-/// An object of the library.
-type Object = *mut c_void;
-/// What a function returns: 0, or a `cublasStatus_t`.
-type Status = c_uint;
-type Create = unsafe extern "C" fn(*mut Object) -> Status;
-type Destroy = unsafe extern "C" fn(Object) -> Status;
-type Set = unsafe extern "C" fn(Object, c_uint, *const c_void, usize) -> Status;
-
-/// `cublasLtMatmulHeuristicResult_t`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Advice {
-    algorithm: sys::cublasLtMatmulAlgo_t,
-    workspace: usize,
-    state: Status,
-    waves: f32,
-    reserved: [c_int; 4],
-}
-
 /// Where the first numbers of a product's operands are.
-pub(super) struct Addresses {
+pub(in crate::cuda) struct Addresses {
     /// The left factor and the right one.
     pub factors: [u64; 2],
     pub bias: Option<u64>,
@@ -62,90 +47,14 @@ pub(super) struct Addresses {
 
 /// How the library does a product.
 #[derive(Clone, Copy)]
-pub(super) struct Algorithm {
+pub(in crate::cuda) struct Algorithm {
     algorithm: sys::cublasLtMatmulAlgo_t,
     /// Bytes of scratch memory.
     pub workspace: usize,
 }
 
-struct Functions {
-    create: Create,
-    destroy: Destroy,
-    version: unsafe extern "C" fn() -> usize,
-    /// With the type of sums, and of what multiplies them.
-    product: unsafe extern "C" fn(*mut Object, c_uint, c_uint) -> Status,
-    product_set: Set,
-    product_destroy: Destroy,
-    /// With the type of numbers, rows, columns, and the distance of columns.
-    layout: unsafe extern "C" fn(*mut Object, c_uint, u64, u64, i64) -> Status,
-    layout_destroy: Destroy,
-    preference: Create,
-    preference_set: Set,
-    preference_destroy: Destroy,
-    /// With the handle, the product, four layouts, the preference, and room for so much advice.
-    #[allow(clippy::type_complexity)]
-    advise: unsafe extern "C" fn(
-        Object,
-        Object,
-        Object,
-        Object,
-        Object,
-        Object,
-        Object,
-        c_int,
-        *mut Advice,
-        *mut c_int,
-    ) -> Status,
-    #[allow(clippy::type_complexity)]
-    multiply: unsafe extern "C" fn(
-        Object,
-        Object,
-        *const f32,
-        u64,
-        Object,
-        u64,
-        Object,
-        *const f32,
-        u64,
-        Object,
-        u64,
-        Object,
-        *const sys::cublasLtMatmulAlgo_t,
-        u64,
-        usize,
-        Object,
-    ) -> Status,
-}
-
-impl Functions {
-    fn of(library: &Library) -> Result<Self, String> {
-        macro_rules! function {
-            ($name:literal) => {
-                // SAFETY: the signatures are those of cublasLt.h, where enumerations are unsigned and addresses of the device are pointers; the library
-                // is kept for good.
-                *unsafe { library.get($name) }.map_err(|e| e.to_string())?
-            };
-        }
-        Ok(Self {
-            create: function!(b"cublasLtCreate\0"),
-            destroy: function!(b"cublasLtDestroy\0"),
-            version: function!(b"cublasLtGetVersion\0"),
-            product: function!(b"cublasLtMatmulDescCreate\0"),
-            product_set: function!(b"cublasLtMatmulDescSetAttribute\0"),
-            product_destroy: function!(b"cublasLtMatmulDescDestroy\0"),
-            layout: function!(b"cublasLtMatrixLayoutCreate\0"),
-            layout_destroy: function!(b"cublasLtMatrixLayoutDestroy\0"),
-            preference: function!(b"cublasLtMatmulPreferenceCreate\0"),
-            preference_set: function!(b"cublasLtMatmulPreferenceSetAttribute\0"),
-            preference_destroy: function!(b"cublasLtMatmulPreferenceDestroy\0"),
-            advise: function!(b"cublasLtMatmulAlgoGetHeuristic\0"),
-            multiply: function!(b"cublasLtMatmul\0"),
-        })
-    }
-}
-
 /// The library, on a device.
-pub(super) struct Blas {
+pub(in crate::cuda) struct Blas {
     context: Arc<Context>,
     functions: Functions,
     handle: Object,
@@ -197,7 +106,7 @@ impl Blas {
     ///
     /// # Errors
     /// When there is none, or none that takes the device; the message says what to do.
-    pub(super) fn find(context: &Arc<Context>, software: bool) -> Result<Self, String> {
+    pub(in crate::cuda) fn find(context: &Arc<Context>, software: bool) -> Result<Self, String> {
         let (roots, only) = match named("CCL_CUBLASLT_DIR") {
             Some(root) => (vec![root], true),
             None => (roots().0.into_iter().chain(toolkits()).collect(), false),
@@ -254,7 +163,7 @@ impl Blas {
     }
 
     /// Name and version.
-    pub(super) fn version(&self) -> &str {
+    pub(in crate::cuda) fn version(&self) -> &str {
         &self.version
     }
 
@@ -262,7 +171,7 @@ impl Blas {
     ///
     /// # Errors
     /// When it does not do such products.
-    pub(super) fn plan(&self, product: &LibraryProduct) -> Result<Algorithm, String> {
+    pub(in crate::cuda) fn plan(&self, product: &LibraryProduct) -> Result<Algorithm, String> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         self.context.enter().map_err(|f| f.problem)?;
         let f = &self.functions;
@@ -321,7 +230,7 @@ impl Blas {
     /// # Safety
     /// What the product reaches is there; the scratch memory is as long as the algorithm says, nothing else uses it while the stream does, and all
     /// of it is alive until the stream is done.
-    pub(super) unsafe fn run(
+    pub(in crate::cuda) unsafe fn run(
         &self,
         product: &LibraryProduct,
         algorithm: &Algorithm,
@@ -421,21 +330,4 @@ fn number(dtype: DType) -> c_uint {
         DType::F32 => Number::CUDA_R_32F as c_uint,
         DType::I32 => Number::CUDA_R_32I as c_uint,
     }
-}
-
-/// Words a status.
-fn done(what: &str, status: Status) -> Result<(), String> {
-    let name = match status {
-        0 => return Ok(()),
-        1 => "NOT_INITIALIZED",
-        3 => "ALLOC_FAILED",
-        7 => "INVALID_VALUE",
-        8 => "ARCH_MISMATCH",
-        11 => "MAPPING_ERROR",
-        13 => "EXECUTION_FAILED",
-        14 => "INTERNAL_ERROR",
-        15 => "NOT_SUPPORTED",
-        _ => "unknown",
-    };
-    Err(format!("{what}: CUBLAS_STATUS_{name} ({status})"))
 }
