@@ -268,14 +268,25 @@ impl Kernel {
             Self { context: Arc::clone(context), module, function: std::ptr::null_mut(), units, shared_bytes, early };
         kernel.function = function.map_err(|e| fault("it has no entry", e))?;
         if shared_bytes > 0 {
-            let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let most = early.map_or(0, |spread| spread.shared_bytes).max(shared_bytes);
-            let bytes = i32::try_from(most).unwrap_or(i32::MAX);
-            // SAFETY: found above.
-            unsafe { result::function::set_function_attribute(kernel.function, what, bytes) }
-                .map_err(|e| fault(&format!("it asks for {shared_bytes} bytes of shared memory"), e))?;
+            // Room for cubes that are kept apart, where what the kernel has besides leaves it.
+            let most = early.map_or(shared_bytes, |spread| spread.shared_bytes.max(shared_bytes));
+            if kernel.allow(most).is_err() {
+                kernel.early = None;
+                kernel
+                    .allow(shared_bytes)
+                    .map_err(|e| fault(&format!("it asks for {shared_bytes} bytes of shared memory"), e))?;
+            }
         }
         Ok(kernel)
+    }
+
+    /// Lets launches ask for so much shared memory.
+    fn allow(&self, bytes: u32) -> Result<(), DriverError> {
+        let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: found when the kernel was loaded.
+        unsafe {
+            result::function::set_function_attribute(self.function, what, i32::try_from(bytes).unwrap_or(i32::MAX))
+        }
     }
 }
 
