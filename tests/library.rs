@@ -20,27 +20,22 @@ use ccl_codegen::gpu::tensor::library::LibraryProduct;
 use ccl_codegen::gpu::tensor::tiles::{Choices, ProblemTile};
 use ccl_codegen::gpu::{Lowered, lower_in};
 use ccl_ir::Binding;
+use common::tensors::{Tensor, relative_l2};
 use common::{Run, case, ccl, clip_of, cuda, temp_dir};
 
-fn relative(got: &[f32], want: &[f32]) -> f64 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x * x)).sum::<f64>();
-    assert_eq!(got.len(), want.len());
-    (square(&mut got.iter().zip(want).map(|(a, b)| a - b)) / square(&mut want.iter().copied())).sqrt()
-}
-
 /// What a call computes on a device with these choices, by the library or not.
-fn result(gpu: &GpuBackend, found: &Found, choices: Choices) -> Vec<f32> {
+fn result(gpu: &GpuBackend, found: &Found, choices: Choices) -> Tensor {
     let library = usize::from(!choices.library.is_empty());
     let plan = Arc::new(found.lone.plan(1, Inputs::Shared));
     let mut instance = gpu.clone().with_choices(choices).instantiate(plan, &Weights).expect("an instance");
     found.lone.fill(instance.as_mut(), true).expect("inputs");
-    // Once launched, once recorded.
+    // Launched, recorded, replayed.
     for _ in 0..3 {
         instance.run(Binding::Step).expect("a run");
     }
     assert_eq!(instance.by_library(Binding::Step), library);
     let data = instance.read(0).expect("a result");
-    data.as_f32().expect("numbers").to_vec()
+    Tensor { shape: data.shape.clone(), data: data.as_f32().expect("numbers").to_vec() }
 }
 
 /// What tells products apart besides their sizes.
@@ -72,9 +67,13 @@ fn the_library_gives_what_kernels_give() {
             let ours = result(&gpu, found, Choices::default());
             let library = result(&gpu, found, chosen(ProblemTile::Library));
             let kind = kind(found, &target);
-            let off = relative(&library, &ours);
+            let off = relative_l2(&library, &ours);
             let most = if kind.ends_with("f32") { 1e-5 } else { 4e-3 };
-            assert!(off < most && ours.iter().any(|x| *x != 0.0), "{half} {}, {kind}: {off:e}", found.problem.key());
+            assert!(
+                off < most && ours.data.iter().any(|x| *x != 0.0),
+                "{half} {}, {kind}: {off:e}",
+                found.problem.key()
+            );
             kinds.push(kind);
         }
     }
@@ -143,15 +142,13 @@ fn a_step_uses_the_library_where_it_is_there() {
     assert!(without == ours && products() == before);
     assert!(run.stderr.contains("take other kernels: cuBLASLt was not found"), "{}", run.stderr);
     // A library that does no such product, and one that fails when it is to.
-    for (word, says) in [("refuse", "takes another kernel"), ("fail", "takes a kernel of ours from here on")] {
-        if device.software {
-            let run = sample(if word == "fail" {
-                |r| r.env("SOFTCUDA_BLAS", "fail")
-            } else {
-                |r| r.env("SOFTCUDA_BLAS", "refuse")
-            });
-            assert!(run.0 == ours && products() == before, "{word}");
-            assert!(run.1.stderr.contains(says), "{}", run.1.stderr);
-        }
+    let failing: [(fn(common::Ccl) -> common::Ccl, &str); 2] = [
+        (|r| r.env("SOFTCUDA_BLAS", "refuse"), "takes another kernel"),
+        (|r| r.env("SOFTCUDA_BLAS", "fail"), "takes a kernel of ours from here on"),
+    ];
+    for (more, says) in failing.into_iter().filter(|_| device.software) {
+        let (without, run) = sample(more);
+        assert!(without == ours && products() == before, "{says}");
+        assert!(run.stderr.contains(says), "{}", run.stderr);
     }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
+use ccl_codegen::gpu::tensor::library::Constants;
 use ccl_ir::ops::{Attention, AttentionGrad};
 use ccl_ir::plan::{About, Buffer, Call, Operand, Place, PlanState, PlanWeight, Port, Region};
 use ccl_ir::types::dense_strides;
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use ccl_runtime::backend::Instance;
-
-use ccl_codegen::gpu::tensor::library::Constants;
 
 use super::data;
 use crate::error::Error;

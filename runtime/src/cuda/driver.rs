@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ccl_codegen::gpu::Target;
+use ccl_codegen::gpu::tensor::tiles::RESERVED;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 
@@ -235,9 +236,6 @@ impl Spread {
         if bytes == 0 { 0 } else { bytes.max(apart) }
     }
 }
-
-/// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
-const RESERVED: u32 = 1024;
 
 // SAFETY: functions may be launched from any thread whose context is theirs.
 unsafe impl Send for Kernel {}

@@ -10,8 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use ccl_codegen::gpu::Blueprint;
-use ccl_codegen::gpu::tensor::library::{Constants, LibraryProduct};
+use ccl_codegen::gpu::tensor::library::{Finder, LibraryProduct};
 use ccl_ir::plan::{Call, EmittedKernel, EmittedLaunch};
 use ccl_ir::{DType, Plan};
 use cudarc::driver::result;
@@ -160,9 +159,7 @@ unsafe fn round(
 
 /// The products of a plan that the library does.
 pub(super) struct Products {
-    /// Of each kernel of the plan; none where no product was chosen.
-    blueprints: Vec<Option<Blueprint>>,
-    constants: Constants,
+    finder: Finder,
     planned: HashMap<LibraryProduct, Arc<Planned>>,
 }
 
@@ -175,13 +172,11 @@ impl Products {
         chosen: &BTreeSet<String>,
         launches: impl Iterator<Item = (&'p Call, &'p EmittedLaunch)>,
     ) -> Self {
-        let mut products = Self { blueprints: Vec::new(), constants: Constants::of(plan), planned: HashMap::new() };
-        if chosen.is_empty() {
-            return products;
-        }
-        products.blueprints = kernels.iter().map(|k| serde_json::from_value(k.blueprint.clone()).ok()).collect();
+        // Where nothing was chosen nothing has to be found.
+        let kernels = if chosen.is_empty() { &[] } else { kernels };
+        let mut products = Self { finder: Finder::new(plan, kernels), planned: HashMap::new() };
         let mut wanted: Vec<LibraryProduct> = Vec::new();
-        for product in launches.filter_map(|(call, launch)| products.product(call, launch)) {
+        for product in launches.filter_map(|(call, launch)| products.finder.product(call, launch)) {
             if chosen.contains(&product.problem.key()) && !wanted.contains(&product) {
                 wanted.push(product);
             }
@@ -216,14 +211,9 @@ impl Products {
         products
     }
 
-    fn product(&self, call: &Call, launch: &EmittedLaunch) -> Option<LibraryProduct> {
-        let blueprint = self.blueprints.get(launch.kernel as usize)?.as_ref()?;
-        LibraryProduct::of_call(call, &self.constants, blueprint, &launch.sizes)
-    }
-
     /// What does a launch, where the library does.
     pub(super) fn of_launch(&self, call: &Call, launch: &EmittedLaunch) -> Option<OfLaunch> {
-        let planned = self.planned.get(&self.product(call, launch)?)?;
+        let planned = self.planned.get(&self.finder.product(call, launch)?)?;
         Some(OfLaunch { planned: Arc::clone(planned), bias: Mutex::default(), failed: AtomicBool::new(false) })
     }
 }

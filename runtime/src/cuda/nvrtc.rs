@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
-use super::toolkit::{folders, open, roots};
+use super::toolkit::{folders, function, open, roots};
 
 type Program = *mut c_void;
 type Strings = *const *const c_char;
@@ -130,28 +130,22 @@ impl Nvrtc {
             }
         }
         let library = open(name)?;
-        macro_rules! function {
-            ($name:literal) => {
-                // SAFETY: the signatures are those of nvrtc.h; the library is kept as long as the pointers.
-                *unsafe { library.get($name) }.map_err(|e| e.to_string())?
-            };
-        }
-        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int = function!(b"nvrtcVersion\0");
+        let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int = function!(library, b"nvrtcVersion\0");
         let (mut major, mut minor) = (0, 0);
         // SAFETY: two integers to write to.
         unsafe { version(&raw mut major, &raw mut minor) };
         let include = |part: &str| CString::new(format!("--include-path={}", root.join(part).display())).ok();
         let folders = ["include", "include/cccl"].into_iter().filter(|part| root.join(part).is_dir());
         Ok(Self {
-            create: function!(b"nvrtcCreateProgram\0"),
-            compile: function!(b"nvrtcCompileProgram\0"),
-            log_size: function!(b"nvrtcGetProgramLogSize\0"),
-            log: function!(b"nvrtcGetProgramLog\0"),
-            ptx_size: function!(b"nvrtcGetPTXSize\0"),
-            ptx: function!(b"nvrtcGetPTX\0"),
-            cubin_size: function!(b"nvrtcGetCUBINSize\0"),
-            cubin: function!(b"nvrtcGetCUBIN\0"),
-            destroy: function!(b"nvrtcDestroyProgram\0"),
+            create: function!(library, b"nvrtcCreateProgram\0"),
+            compile: function!(library, b"nvrtcCompileProgram\0"),
+            log_size: function!(library, b"nvrtcGetProgramLogSize\0"),
+            log: function!(library, b"nvrtcGetProgramLog\0"),
+            ptx_size: function!(library, b"nvrtcGetPTXSize\0"),
+            ptx: function!(library, b"nvrtcGetPTX\0"),
+            cubin_size: function!(library, b"nvrtcGetCUBINSize\0"),
+            cubin: function!(library, b"nvrtcGetCUBIN\0"),
+            destroy: function!(library, b"nvrtcDestroyProgram\0"),
             headers: folders.filter_map(include).collect(),
             version: format!("NVRTC {major}.{minor}"),
             major,

@@ -24,7 +24,7 @@ pub(super) struct Stream {
     overlap: AtomicBool,
     /// The last work is a kernel.
     behind: AtomicBool,
-    /// A kernel was to begin early.
+    /// Since the last recording was begun a kernel was to begin early.
     early: AtomicBool,
     /// Work is recorded, not done.
     recording: AtomicBool,

@@ -37,3 +37,12 @@ pub(super) fn open(name: &OsStr) -> Result<Library, String> {
     // SAFETY: NVIDIA's libraries have no initialiser that asks anything of the caller.
     unsafe { Library::new(name) }.map_err(|e| e.to_string())
 }
+
+/// A function of one of NVIDIA's libraries, by name and of the type that is wanted; returns the system's reason where it lacks it.
+macro_rules! function {
+    ($library:expr, $name:literal) => {
+        // SAFETY: whoever names the type takes it from the library's header, and keeps the library as long as the function.
+        *unsafe { $library.get($name) }.map_err(|e| e.to_string())?
+    };
+}
+pub(super) use function;

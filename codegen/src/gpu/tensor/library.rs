@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ccl_ir::ops::UnaryKind;
-use ccl_ir::plan::{Call, Operand, Place, Region};
+use ccl_ir::plan::{Call, EmittedKernel, EmittedLaunch, Operand, Place, Region};
 use ccl_ir::{Binding, DType, Plan};
 
 use super::product::TensorProduct;
@@ -116,9 +116,7 @@ impl LibraryProduct {
                 if along { (size(at + 1 + batch)?, problem.k) } else { (size(at + 2 + batch)?, outer) };
             (stride >= line).then_some(Matrix { buffer: slot as usize, first: size(at)?, stride })
         };
-        let at_a = 6 + batch + p.row_rank as usize;
-        let at_b = at_a + 3 + batch;
-        let at_bias = at_b + 3 + batch;
+        let [at_a, at_b, at_bias] = p.places();
         let [along_a, along_b] = problem.along;
         let factors =
             [factor(p.a.slot.index, at_a, along_a, problem.m)?, factor(p.b.slot.index, at_b, along_b, problem.n)?];
@@ -158,6 +156,27 @@ fn gelu(program: &Program) -> Option<bool> {
     }
 }
 
+/// Finds the products of a plan's launches.
+pub struct Finder {
+    /// Of each kernel.
+    blueprints: Vec<Option<Blueprint>>,
+    constants: Constants,
+}
+
+impl Finder {
+    /// For a plan that was lowered to these kernels.
+    pub fn new(plan: &Plan, kernels: &[EmittedKernel]) -> Self {
+        let blueprints = kernels.iter().map(|k| serde_json::from_value(k.blueprint.clone()).ok()).collect();
+        Self { blueprints, constants: Constants::of(plan) }
+    }
+
+    /// The product of a launch that is part of a call, where the library may do it.
+    pub fn product(&self, call: &Call, launch: &EmittedLaunch) -> Option<LibraryProduct> {
+        let blueprint = self.blueprints.get(launch.kernel as usize)?.as_ref()?;
+        LibraryProduct::of_call(call, &self.constants, blueprint, &launch.sizes)
+    }
+}
+
 /// How many launches of the kernels that a plan carries are products that were chosen to be the library's.
 pub fn chosen(plan: &Plan) -> usize {
     let Some(emitted) = &plan.kernels else { return 0 };
@@ -165,15 +184,9 @@ pub fn chosen(plan: &Plan) -> usize {
     if choices.library.is_empty() {
         return 0;
     }
-    let blueprint = |json: &serde_json::Value| serde_json::from_value::<Blueprint>(json.clone()).ok();
-    let blueprints: Vec<Option<Blueprint>> = emitted.kernels.iter().map(|k| blueprint(&k.blueprint)).collect();
-    let constants = Constants::of(plan);
+    let finder = Finder::new(plan, &emitted.kernels);
     let entries = plan.entries.iter().filter_map(|(entry, calls)| Some(calls.iter().zip(emitted.entries.get(entry)?)));
-    let products = entries.flatten().flat_map(|(call, launches)| {
-        launches.launches().iter().filter_map(|l| {
-            let blueprint = blueprints.get(l.kernel as usize)?.as_ref()?;
-            LibraryProduct::of_call(call, &constants, blueprint, &l.sizes)
-        })
-    });
+    let launches = entries.flatten().flat_map(|(call, all)| all.launches().iter().map(move |l| (call, l)));
+    let products = launches.filter_map(|(call, launch)| finder.product(call, launch));
     products.filter(|p| choices.library.contains(&p.problem.key())).count()
 }

@@ -176,14 +176,20 @@ impl TensorProduct {
         p.finish(&[COMMON, group, barriers, FUNCTIONS, &program, &operands, parts, leave, pipeline, kernel, &ends])
     }
 
+    /// Where among the sizes those of the left factor begin, of the right one, and of the bias.
+    pub(in crate::gpu) fn places(&self) -> [usize; 3] {
+        let [batch, rows] = [self.batch_rank, self.row_rank].map(|rank| rank as usize);
+        let left = 6 + batch + rows;
+        let right = left + 2 + batch + rows;
+        [left, right, right + 3 + batch]
+    }
+
     /// What the copy engine is told of the factors, where it brings them: boxes as wide as a line of 128 bytes.
     pub(in crate::gpu) fn maps(&self, half: DType) -> Vec<TensorMap> {
         if !self.tile.is_bulk() {
             return Vec::new();
         }
-        let [batch, rows] = [self.batch_rank, self.row_rank].map(|rank| rank as usize);
-        let at_a = 6 + batch + rows;
-        let at_b = at_a + 2 + batch + rows;
+        let (batch, [at_a, at_b, _]) = (self.batch_rank as usize, self.places());
         let map = |factor: &Factor, at: usize, outer: usize, side: u32| {
             let first = at;
             // Of a factor whose depth is contiguous the rows follow one another in memory, of another the depths.

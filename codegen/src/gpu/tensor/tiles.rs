@@ -25,7 +25,7 @@ const COPYING: (f64, f64) = (1.5, 100.0);
 /// Bytes in a cycle that a multiprocessor reads of the shared memory of others, and cycles until all have met twice: not measured.
 const OTHERS: (f64, f64) = (48.0, 1000.0);
 /// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
-pub(super) const RESERVED: u32 = 1024;
+pub const RESERVED: u32 = 1024;
 
 /// Tiles that measuring found best, by problem. A problem that is not here takes the tile that is expected to be best.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,11 @@
-//! The functions of `cublasLt.h`, as far as they are used.
+//! The functions of `cublasLt.h`, as far as they are used: enumerations are unsigned there, addresses of the device pointers.
 
 use std::ffi::{c_int, c_uint, c_void};
 
 use cudarc::cublaslt::sys;
 use libloading::Library;
+
+use crate::cuda::toolkit::function;
 
 /// An object of the library.
 pub(super) type Object = *mut c_void;
@@ -80,27 +82,20 @@ impl Functions {
     /// # Errors
     /// When it lacks one.
     pub(super) fn of(library: &Library) -> Result<Self, String> {
-        macro_rules! function {
-            ($name:literal) => {
-                // SAFETY: the signatures are those of cublasLt.h, where enumerations are unsigned and addresses of the device are pointers; the library
-                // is kept for good.
-                *unsafe { library.get($name) }.map_err(|e| e.to_string())?
-            };
-        }
         Ok(Self {
-            create: function!(b"cublasLtCreate\0"),
-            destroy: function!(b"cublasLtDestroy\0"),
-            version: function!(b"cublasLtGetVersion\0"),
-            product: function!(b"cublasLtMatmulDescCreate\0"),
-            product_set: function!(b"cublasLtMatmulDescSetAttribute\0"),
-            product_destroy: function!(b"cublasLtMatmulDescDestroy\0"),
-            layout: function!(b"cublasLtMatrixLayoutCreate\0"),
-            layout_destroy: function!(b"cublasLtMatrixLayoutDestroy\0"),
-            preference: function!(b"cublasLtMatmulPreferenceCreate\0"),
-            preference_set: function!(b"cublasLtMatmulPreferenceSetAttribute\0"),
-            preference_destroy: function!(b"cublasLtMatmulPreferenceDestroy\0"),
-            advise: function!(b"cublasLtMatmulAlgoGetHeuristic\0"),
-            multiply: function!(b"cublasLtMatmul\0"),
+            create: function!(library, b"cublasLtCreate\0"),
+            destroy: function!(library, b"cublasLtDestroy\0"),
+            version: function!(library, b"cublasLtGetVersion\0"),
+            product: function!(library, b"cublasLtMatmulDescCreate\0"),
+            product_set: function!(library, b"cublasLtMatmulDescSetAttribute\0"),
+            product_destroy: function!(library, b"cublasLtMatmulDescDestroy\0"),
+            layout: function!(library, b"cublasLtMatrixLayoutCreate\0"),
+            layout_destroy: function!(library, b"cublasLtMatrixLayoutDestroy\0"),
+            preference: function!(library, b"cublasLtMatmulPreferenceCreate\0"),
+            preference_set: function!(library, b"cublasLtMatmulPreferenceSetAttribute\0"),
+            preference_destroy: function!(library, b"cublasLtMatmulPreferenceDestroy\0"),
+            advise: function!(library, b"cublasLtMatmulAlgoGetHeuristic\0"),
+            multiply: function!(library, b"cublasLtMatmul\0"),
         })
     }
 }
