@@ -3,7 +3,7 @@
 
 constexpr int BRINGERS = 128, UNITS = BRINGERS + THREADS;
 constexpr int BARRIERS_AT = Q_BYTES + 4 * TILE_BYTES;
-static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q == 8, "four warps have 64 queries, and two sets take turns");
+static_assert(ROW_TILES == 1 && WARPS_K == 1 && WARPS_Q == 8 && THREADS == 256, "four warps have 64 queries, and two sets take turns");
 
 // A barrier that a tile is there and one that all warps have read it, for each of two places of keys, then of values.
 struct Places {
@@ -28,14 +28,6 @@ __device__ __forceinline__ void bring_tiles(const Places& places, u32 kind, u32 
     copies_shown();
     barrier_tell(places.there(kind, step));
   }
-}
-
-// Set `set` may use the tensor cores; waits until this one may. Turns are barriers of all that multiply: half of them wait.
-__device__ __forceinline__ void turn_give(u32 set) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
-}
-__device__ __forceinline__ void turn_take(u32 set) {
-  asm volatile("bar.sync %0, %1;" ::"r"(1 + set), "n"(THREADS) : "memory");
 }
 
 extern "C" __global__ void __launch_bounds__(UNITS, 1) universal(PARAMETERS) {

@@ -70,6 +70,9 @@ pub struct ProductTile {
     /// Sets of warps that share the depth; cubes of a cluster where the copy engine brings the tiles.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub slices: u32,
+    /// Whether two such sets of warps take turns at the tensor cores, with a tile of the result each, where the copy engine brings the tiles.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub turns: bool,
 }
 
 fn one() -> u32 {
@@ -86,10 +89,14 @@ pub const DEPTH: u32 = 64;
 const STRIP: [u32; 2] = [64, 68];
 
 impl ProductTile {
+    /// Warps of a cube that have sums of their own to bring to an end.
+    fn enders(&self) -> u32 {
+        self.warps[0] * self.warps[1] * if self.turns { 2 } else { 1 }
+    }
+
     /// Units of a cube: those that multiply, and where the copy engine brings the tiles four warps that ask it to.
     pub fn units(&self) -> u32 {
-        let warps = self.warps[0] * self.warps[1];
-        if self.is_bulk() { 32 * (warps + 4) } else { 32 * warps * self.slices }
+        if self.is_bulk() { 32 * (self.enders() + 4) } else { 32 * self.enders() * self.slices }
     }
 
     /// Whether the copy engine brings the tiles.
@@ -110,7 +117,7 @@ impl ProductTile {
     /// Shared memory of a cube in bytes: the stages, or at the end 16 rows of sums for each warp and the sums of other slices.
     pub fn shared_bytes(&self) -> u32 {
         let stages = self.stages * (self.sides[0] + self.sides[1]) * DEPTH * 2;
-        let warps = self.warps[0] * self.warps[1];
+        let warps = self.enders();
         if self.is_bulk() {
             // Strips beside the stages, and two barriers for each stage.
             return stages + warps * 16 * STRIP[1] * 4 + self.stages * 16;
@@ -144,6 +151,7 @@ impl TensorProduct {
         ] {
             p.constant(name, value);
         }
+        p.flag("TURNS", tile.turns);
         p.flag("HAS_BIAS", self.bias.is_some());
         p.flag("A_ALONG", self.a.along);
         p.flag("B_ALONG", self.b.along);
@@ -164,6 +172,9 @@ impl TensorProduct {
         };
         let (barriers, pipeline, kernel) = match (tile.is_bulk(), tile.slices) {
             (false, _) => ("", "", include_str!("product.cuh")),
+            (true, _) if tile.turns => {
+                (BARRIERS, include_str!("product_pipeline.cuh"), include_str!("product_turns.cuh"))
+            }
             (true, 1) => (BARRIERS, include_str!("product_pipeline.cuh"), include_str!("product_bulk.cuh")),
             (true, _) => (BARRIERS, include_str!("product_pipeline.cuh"), include_str!("product_cluster.cuh")),
         };

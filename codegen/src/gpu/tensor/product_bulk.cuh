@@ -3,6 +3,7 @@
 
 // Two sets have more registers than an equal share, what asks for tiles has fewer.
 constexpr bool DEALT = SETS == 2;
+static_assert(MI == 1, "a set has 64 rows");
 
 // Does something with each part of the result that is this cube's. The number of all parts, computed before, would take a register throughout.
 template <typename F>
@@ -30,10 +31,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) universal(PARAMETERS) {
     float* place = reinterpret_cast<float*>(memory + STRIPS_AT) + warp * (16 * PITCH);
     each_part(sizes, [&](const Part& part) {
       Ending<STRIPS> ending = {part.first_row + warp * 16, part.first_column};
-      float sums[NI][4];
+      float sums[MI][NI][4];
       pipeline.multiply(sums, set, [&]() { ending.prepare(buffers, sizes); });
 #pragma unroll
-      for (int s = 0; s < STRIPS; s++) ending.strip(sums, s, place, buffers, sizes);
+      for (int s = 0; s < STRIPS; s++) ending.strip(sums[0], s, place, buffers, sizes);
     });
   }
 }

@@ -4,7 +4,7 @@
 
 constexpr int WARPS = SETS * 4, PIECES = WARPS * STRIPS;
 constexpr int TOGETHER = SLICES < 4 ? SLICES : 4; // cubes that are read at once
-static_assert(SLICES % TOGETHER == 0);
+static_assert(SLICES % TOGETHER == 0 && MI == 1);
 static_assert(PIECES * 16 * STRIP * 4 <= STRIPS_AT, "sums take the place of tiles");
 
 // All units of a cluster meet, and see what was written before.
@@ -35,13 +35,13 @@ extern "C" __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THRE
   if (threadIdx.x / 32 > SETS * 4) pipeline.foresee(B_BUFFER + sizes[AT_B], sizes, part);
   in_turn();
   if (set < SETS) {
-    float sums[NI][4];
+    float sums[MI][NI][4];
     pipeline.multiply(sums, set, []() {});
     // All that multiply have read this cube's tiles.
     asm volatile("bar.sync 1, %0;" ::"n"(SETS * 128) : "memory");
 #pragma unroll
     for (int j = 0; j < NI; j++)
-      *reinterpret_cast<float4*>(memory + kept_at(warp * STRIPS + j / 8, j % 8) * 4) = make_float4(sums[j][0], sums[j][1], sums[j][2], sums[j][3]);
+      *reinterpret_cast<float4*>(memory + kept_at(warp * STRIPS + j / 8, j % 8) * 4) = make_float4(sums[0][j][0], sums[0][j][1], sums[0][j][2], sums[0][j][3]);
   } else {
     if (threadIdx.x == SETS * 128) pipeline.ask(a_map, b_map, part);
     __syncwarp();

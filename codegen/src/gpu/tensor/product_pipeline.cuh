@@ -1,12 +1,14 @@
 // What the kernels share whose tiles the copy engine (TMA) brings.
 //
-// A cube has as many sets of four warps as BM has 64 rows, and four warps more, one thread of which asks for tiles: STAGES of them are in shared
-// memory or on their way, each with a barrier that counts its bytes and one that counts the warps that have read it. Sizes are those of
+// A cube has sets of four warps, which multiply 64 MI rows of a tile each, and four warps more, one thread of which asks for tiles: STAGES of them are
+// in shared memory or on their way, each with a barrier that counts its bytes and one that counts the warps that have read it. Sizes are those of
 // `kernels::product`, with one batch. Two cubes that share columns and have them sent to both (multicast) gained no more than a hundredth on an H200,
 // in the two products tried.
 
-constexpr int SETS = BM / 64, THREADS = 128 * (SETS + 1), STRIPS = BN / STRIP;
-static_assert(MI == 1 && WARPS_N == 1 && BN % STRIP == 0, "four warps have 64 whole rows");
+constexpr int READERS = WARPS_M;                // warps that multiply a tile
+constexpr int SETS = TURNS ? 2 : READERS / 4;   // sets that multiply: those of a tile, or two that have every second tile of the result
+constexpr int THREADS = 128 * (SETS + 1), STRIPS = BN / STRIP;
+static_assert(READERS % 4 == 0 && BM == MI * READERS * 16 && WARPS_N == 1 && BN % STRIP == 0, "four warps have 64 whole rows, MI times");
 constexpr int STRIPS_AT = STAGES * STAGE_BYTES, BARRIERS_AT = STRIPS_AT + SETS * 4 * 16 * PITCH * 4;
 
 // A matrix will be asked for: the copy engine reads what it was told of it ahead.
@@ -23,6 +25,10 @@ struct Ring {
     stage = stage == STAGES - 1 ? 0 : stage + 1;
     phase ^= stage == 0;
   }
+  __device__ __forceinline__ void skip(u32 places) {
+    const u32 at = stage + places;
+    phase ^= at / STAGES & 1, stage = at % STAGES;
+  }
 };
 
 // The tiles on their way, as this thread has gone through them: those of the depth from `slice` on, every SLICES-th; one of zeros where there is none.
@@ -34,7 +40,7 @@ struct Pipeline {
     if (threadIdx.x == 0) {
       for (int s = 0; s < STAGES; s++) {
         barrier_init(full + s * 8, 1);
-        barrier_init(empty + s * 8, SETS * 4);
+        barrier_init(empty + s * 8, READERS);
       }
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -74,13 +80,16 @@ struct Pipeline {
     }
   }
 
-  // Multiplies what was asked for: a set of four warps. `meanwhile` is done before the last products are waited for.
+  // Multiplies what was asked for: four warps, from the `group`-th 64 rows of a tile on. `meanwhile` is done once all tiles have been waited for, before
+  // their last products are.
   template <typename F>
-  __device__ __forceinline__ void multiply(float (&sums)[NI][4], u32 set, const F& meanwhile) {
+  __device__ __forceinline__ void multiply(float (&sums)[MI][NI][4], u32 group, const F& meanwhile) {
 #pragma unroll
-    for (int j = 0; j < NI; j++)
+    for (int i = 0; i < MI; i++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) sums[j][e] = 0.0f;
+      for (int j = 0; j < NI; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sums[i][j][e] = 0.0f;
     u32 before = 0;
     // At least one: where the first turn may be left out the assembler makes products wait.
     u32 step = 0;
@@ -89,7 +98,8 @@ struct Pipeline {
       barrier_wait(full + ring.stage * 8, ring.phase);
       const u32 a_at = shared + ring.stage * STAGE_BYTES;
       products_begin();
-      multiply_tile(sums, a_at, a_at + A_BYTES, set);
+#pragma unroll
+      for (int i = 0; i < MI; i++) multiply_tile(sums[i], a_at, a_at + A_BYTES, group + i);
       products_end();
       // The products of the tile before are done: its place is free.
       products_wait<1>();
@@ -99,7 +109,8 @@ struct Pipeline {
     } while (step < steps);
     meanwhile();
     products_wait<0>();
-    products_there(sums);
+#pragma unroll
+    for (int i = 0; i < MI; i++) products_there(sums[i]);
     if (threadIdx.x % 32 == 0) barrier_tell(empty + before * 8);
   }
 };

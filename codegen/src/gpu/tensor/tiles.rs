@@ -169,7 +169,9 @@ impl ProductProblem {
         let chosen = target.choices.products.get(&self.key()).filter(|t| t.fits(target) && (self.bulk || !t.is_bulk()));
         let class = self.class();
         let cycles = |tile: &ProductTile| class.cycles(target, *tile);
-        chosen.copied().or_else(|| self.tiles(target).min_by(|a, b| cycles(a).total_cmp(&cycles(b))))
+        // Sets that take turns are taken where measuring found them faster: what they bring is not known yet.
+        let expected = || self.tiles(target).filter(|t| !t.turns).min_by(|a, b| cycles(a).total_cmp(&cycles(b)));
+        chosen.copied().or_else(expected)
     }
 
     /// The problem that stands for all that take the same tile. Tokens are told apart coarsely, so that a clip of another length takes the same
@@ -218,7 +220,9 @@ impl ProductProblem {
         let most = u64::from(resident(target, tile.shared_bytes(), tile.units()));
         let beside = cubes.div_ceil(multiprocessors).min(most);
         let waves = cubes.div_ceil(multiprocessors * most) as f64;
-        waves * (beside as f64 * steps * step + ENDS + exchange)
+        // Sets that take turns hide all ends but the last.
+        let hidden = if tile.turns { (waves - 1.0) * ENDS } else { 0.0 };
+        waves * (beside as f64 * steps * step + ENDS + exchange) - hidden
     }
 }
 
@@ -263,12 +267,14 @@ pub(super) fn multiply_heads(cores: TensorCores, target: &Target, dim: u32) -> b
 
 /// The tiles of a product, largest first.
 pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ {
-    let mma = |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages, slices: 1 };
+    let mma =
+        |sides, warps, stages| ProductTile { cores: TensorCores::Mma, sides, warps, stages, slices: 1, turns: false };
     let group = |sides: [u32; 2], stages| {
         let warps = [sides[0] / 16, 1];
-        ProductTile { cores: TensorCores::Wgmma, sides, warps, stages, slices: 1 }
+        ProductTile { cores: TensorCores::Wgmma, ..mma(sides, warps, stages) }
     };
     let bulk = |sides, stages| ProductTile { cores: TensorCores::Bulk, ..group(sides, stages) };
+    let turns = |sides, stages| ProductTile { warps: [4, 1], turns: true, ..bulk(sides, stages) };
     // Clusters whose cubes share the depth.
     let cluster = |sides, stages, slices| ProductTile { slices, ..bulk(sides, stages) };
     let sliced = |sides, warps, stages, slices| ProductTile { slices, ..mma(sides, warps, stages) };
@@ -278,6 +284,8 @@ pub fn product_tiles(target: &Target) -> impl Iterator<Item = ProductTile> + '_ 
         bulk([192, 128], 4),
         bulk([128, 192], 4),
         bulk([128, 128], 6),
+        turns([128, 192], 4),
+        turns([128, 128], 6),
         group([128, 256], 4),
         group([128, 192], 4),
         group([128, 128], 4),
