@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -128,6 +129,38 @@ fn tiles_are_measured_kept_and_taken() {
         assert!(last["tile"] == "library" && last["seconds"].is_null(), "{found}");
         assert!(last["problem"].as_str().is_some_and(|why| why.contains("its result is off by")), "{found}");
         assert!(run.stderr.contains("a tile is not taken"), "{}", run.stderr);
+    }
+
+    // What takes the device with it, or does not end, is left out, and measuring goes on; what was measured before is not measured again.
+    if device.software {
+        // Of three problems two have the two tiles in question.
+        let told = [
+            ("SOFTCUDA_FAULT", "1x8x32x", 4, "was lost"),
+            ("SOFTCUDA_HANG", "1x8x48x32", 2, "it had not ended after 5 s"),
+        ];
+        for (variable, filter, count, why) in told {
+            let tune = ccl(&format!("bench tune --backend cuda --time 1 --patience 5 --filter {filter} {spec} --json"));
+            let run = of(tune.with("--model", &model)).env(variable, "setmaxnreg.dec.sync.aligned.u32 24;");
+            let run = run.with("-o", dir.path().join("without.json")).ok();
+            let found = run.json();
+            let problems = found["problems"].as_array().expect("a list");
+            let all: BTreeSet<String> = problems.iter().map(|p| p["problem"].to_string()).collect();
+            assert_eq!(all.len(), problems.len(), "{found}");
+            let tiles = problems.iter().flat_map(|p| p["tiles"].as_array().expect("a list"));
+            let (mut turns, mut others) = (0, 0);
+            for tile in tiles {
+                if tile["tile"]["product"]["turns"] == true {
+                    assert!(tile["seconds"].is_null(), "{tile}");
+                    assert!(tile["problem"].as_str().is_some_and(|text| text.contains(why)), "{tile}");
+                    turns += 1;
+                } else {
+                    others += usize::from(tile["seconds"].is_number());
+                }
+            }
+            // Each took one process with it, and was not tried again for the other problem.
+            assert!(turns == count && others > 10, "{found}");
+            assert_eq!(run.stderr.matches("a tile is left out, and measuring goes on").count(), 2, "{}", run.stderr);
+        }
     }
 
     // A plan for the device has the tile, and says so.

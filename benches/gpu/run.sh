@@ -52,8 +52,8 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$peer" ] || [ -f "$peer" ] || fail "--peer: $peer is no file"
 libraries=${LD_LIBRARY_PATH:-}
-# Software is slow, whatever the size.
-if [ -n "$software" ]; then times=5 each=1; fi
+# Software is slow, whatever the size. A GPU that has not answered for so long hangs, and what comes after has a new process.
+if [ -n "$software" ]; then times=5 each=1; else export CCL_GPU_TIMEOUT=${CCL_GPU_TIMEOUT:-20}; fi
 if [ -n "$software" ] && [ -d "$root/target/softcuda" ]; then libraries=$root/target/softcuda:$libraries; fi
 if [ -n "${CCL_NVRTC_DIR:-}" ]; then
   export CUDA_PATH=${CUDA_PATH:-$CCL_NVRTC_DIR}

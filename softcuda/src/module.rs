@@ -49,6 +49,11 @@ impl Module {
         Ok(Module { text: text.to_string(), kernels: parsed.kernels, symbols: parsed.symbols })
     }
 
+    /// The PTX.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Names of the kernels, in the order of the text.
     pub fn kernels(&self) -> Vec<&str> {
         self.kernels.iter().map(|k| k.name.as_str()).collect()

@@ -1,5 +1,6 @@
 //! The choice of tiles by measuring: every tile of every matrix problem of some calls, on the device that will run them.
 
+pub mod journal;
 mod trial;
 
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use ccl_runtime::{Backend, GpuBackend};
 use crate::error::Error;
 use crate::kernels::{Effort, Inputs, Lone, Set, Types, measure, paper};
 use crate::planning::{Request, plan};
+use journal::Journal;
 use trial::Trial;
 
 /// Problems whose kernels are compiled side by side.
@@ -111,8 +113,9 @@ pub fn tile_name(tile: &ProblemTile) -> String {
     match tile {
         ProblemTile::Product(t) => {
             let slices = if t.slices > 1 { format!("{} slices, ", t.slices) } else { String::new() };
+            let turns = if t.turns { "2 sets in turns, " } else { "" };
             format!(
-                "{}x{}, {}x{} warps, {} stages, {slices}{:?}",
+                "{}x{}, {}x{} warps, {} stages, {slices}{turns}{:?}",
                 t.sides[0], t.sides[1], t.warps[0], t.warps[1], t.stages, t.cores
             )
         }
@@ -131,7 +134,7 @@ pub fn tile_name(tile: &ProblemTile) -> String {
 }
 
 /// Compiles the kernels of all tiles side by side, so that measuring finds them in the user's cache. What fails here is told when it is measured.
-fn compile_ahead(found: &[Found], target: &Target) {
+fn compile_ahead(found: &[&Found], target: &Target) {
     let (Language::Cuda(_), Some(architecture)) = (target.language, target.architecture()) else { return };
     let mut all = None;
     for f in found {
@@ -160,6 +163,7 @@ fn with(target: &Target, problem: &Problem, tile: ProblemTile) -> Target {
 }
 
 /// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of all that are done whenever one more is.
+/// What the journal says was done is not done again.
 ///
 /// # Errors
 /// When the device has no room for a call, or is lost.
@@ -168,6 +172,7 @@ pub fn tune(
     found: &[Found],
     effort: Effort,
     budget: Option<Duration>,
+    journal: &Journal,
     mut progress: impl FnMut(&[Tried]) -> Result<(), Error>,
 ) -> Result<Vec<Tried>, Error> {
     let Some(target) = gpu.target() else { return Ok(Vec::new()) };
@@ -180,12 +185,14 @@ pub fn tune(
     let library = matches!(library, Some(Ok(_)));
     let begin = Instant::now();
     let late = || budget.is_some_and(|budget| begin.elapsed() >= budget);
-    let mut all = Vec::new();
+    let mut all = journal.done();
+    let left: Vec<&Found> = found.iter().filter(|f| all.iter().all(|t| t.problem != f.problem.key())).collect();
     // Some at a time, so that what fits the budget is also measured.
-    for some in found.chunks(TOGETHER).take_while(|_| !late()) {
+    for some in left.chunks(TOGETHER).take_while(|_| !late()) {
         compile_ahead(some, target);
         for f in some.iter().take_while(|_| !late()) {
-            all.push(one(gpu, target, f, library, effort)?);
+            all.push(one(Trial::new(gpu, f, effort, journal), target, library)?);
+            journal.found(&all)?;
             progress(&all)?;
         }
     }
@@ -207,9 +214,9 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
 }
 
 /// Measures the tiles of a problem, and the library where it is there. The fastest one is proven.
-fn one(gpu: &GpuBackend, target: &Target, found: &Found, library: bool, effort: Effort) -> Result<Tried, Error> {
+fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Error> {
+    let found = trial.found;
     let Found { problem, lone, .. } = found;
-    let mut trial = Trial::new(gpu, found, effort);
     let mut tiles = Vec::new();
     for tile in candidates(problem, target) {
         tiles.push(trial.measure(tile)?);

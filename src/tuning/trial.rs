@@ -9,6 +9,7 @@ use ccl_runtime::tuned::TriedTile;
 use ccl_runtime::{Backend, GpuBackend, HostTensor, RuntimeError};
 
 use super::Found;
+use super::journal::Journal;
 use crate::error::Error;
 use crate::kernels::{Effort, Inputs, RESULT, Weights, measure};
 
@@ -25,8 +26,10 @@ const PIECE: usize = 64;
 /// A problem on a device.
 pub(super) struct Trial<'a> {
     gpu: &'a GpuBackend,
-    found: &'a Found,
+    /// The problem.
+    pub found: &'a Found,
     effort: Effort,
+    journal: &'a Journal,
     plan: Arc<Plan>,
     copies: usize,
     /// What is read is written once, and shared by the instances of all tiles.
@@ -35,12 +38,12 @@ pub(super) struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     /// A problem, with as many copies of its inputs as the effort asks for.
-    pub fn new(gpu: &'a GpuBackend, found: &'a Found, effort: Effort) -> Self {
+    pub fn new(gpu: &'a GpuBackend, found: &'a Found, effort: Effort, journal: &'a Journal) -> Self {
         let memory = gpu.describe().memory;
         let room = memory.available_bytes.or(memory.total_bytes).map(|bytes| bytes / 2);
         let copies = found.lone.copies(effort.rotate, room);
         let plan = Arc::new(found.lone.plan(copies, Inputs::Shared));
-        Self { gpu, found, effort, plan, copies, shared: None }
+        Self { gpu, found, effort, journal, plan, copies, shared: None }
     }
 
     /// Does something with the call as a tile does it; the reason where that tile does not.
@@ -49,6 +52,11 @@ impl<'a> Trial<'a> {
         tile: ProblemTile,
         body: impl FnOnce(&Self, &GpuBackend, &mut dyn Instance) -> Result<T, Error>,
     ) -> Result<Result<T, String>, Error> {
+        let key = self.found.problem.key();
+        if let Some(why) = self.journal.lost(tile) {
+            return Ok(Err(why));
+        }
+        self.journal.trying(&key, tile, None)?;
         let mut choices = Choices::default();
         choices.choose(&self.found.problem, tile);
         let device = self.gpu.clone().with_choices(choices);
@@ -61,11 +69,18 @@ impl<'a> Trial<'a> {
             let ours = tile == ProblemTile::Library && instance.by_library(Binding::Step) < self.copies;
             Ok(if ours { Err("cuBLASLt does not do it".to_owned()) } else { Ok(done) })
         };
-        match run() {
-            // A tile that does not compile or start; a device that is gone ends everything.
+        let done = match run() {
+            // A tile that does not compile or start.
             Err(Error::Runtime(e @ RuntimeError::Kernel { .. })) => Ok(Err(e.to_string())),
+            // A device that is gone: nothing more can be done with it by this process.
+            Err(Error::Runtime(e @ RuntimeError::Backend { .. })) => {
+                self.journal.trying(&key, tile, Some(e.to_string()))?;
+                return Err(e.into());
+            }
             other => other,
-        }
+        };
+        self.journal.tried();
+        done
     }
 
     fn seconds(&mut self, tile: ProblemTile) -> Result<Result<f64, String>, Error> {

@@ -3,7 +3,8 @@
 use std::alloc::Layout;
 use std::ffi::{c_uint, c_void};
 
-use super::state::{State, TOTAL_MEMORY, Task, sound, with_context};
+use super::state::{State, TOTAL_MEMORY, sound, with_context};
+use super::task::Task;
 use super::{Code, INVALID_VALUE, OUT_OF_MEMORY, Outcome, call, set};
 
 fn allocate(state: &mut State, target: *mut u64, size: usize) -> Outcome {

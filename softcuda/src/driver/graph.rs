@@ -3,7 +3,8 @@
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
 use super::launch::overlap;
-use super::state::{Capture, Task, initialised, sound};
+use super::state::{Capture, initialised, sound};
+use super::task::Task;
 use super::{
     CAPTURE_INVALIDATED, CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_VALUE, NOT_SUPPORTED,
     call, set,

@@ -3,7 +3,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use super::state::{Function, State, Task, sound, with_context};
+use super::state::{Function, State, sound, with_context};
+use super::task::Task;
 use super::{
     CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, NOT_SUPPORTED,
     Outcome, call, set,

@@ -14,6 +14,7 @@ mod graph;
 mod launch;
 mod state;
 mod stream;
+mod task;
 mod tensor_map;
 
 /// `CUresult`.

@@ -8,88 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::task::Task;
 use super::{
     CAPTURE_UNSUPPORTED, Code, ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED,
-    MISALIGNED_ADDRESS, NOT_INITIALIZED, Outcome,
+    MISALIGNED_ADDRESS, NOT_INITIALIZED, NOT_READY, Outcome,
 };
 use crate::error::FaultKind;
 use crate::memory::Memory;
-use crate::module::{Grid, Module};
+use crate::module::Module;
 
 /// Bytes of device memory.
 pub(crate) const TOTAL_MEMORY: u64 = 8 << 30;
 /// The handle of the only context.
 pub(crate) const CONTEXT: usize = 0x50f7;
-
-/// One piece of work of a stream.
-#[derive(Clone)]
-pub(crate) enum Task {
-    Kernel {
-        module: Arc<Module>,
-        name: Arc<str>,
-        grid: Grid,
-        params: Vec<u8>,
-        /// It may begin while earlier kernels run. Here it never does.
-        early: bool,
-    },
-    /// A product of matrices that cuBLASLt was asked for.
-    Product(Box<super::blas::Product>),
-    /// Rows of bytes from one address to another. Sides that are device memory are checked.
-    Copy {
-        dst: u64,
-        src: u64,
-        width: usize,
-        height: usize,
-        dst_pitch: usize,
-        src_pitch: usize,
-        dst_device: bool,
-        src_device: bool,
-    },
-    /// Bytes that were read when the copy was issued.
-    Upload {
-        dst: u64,
-        bytes: Arc<[u8]>,
-    },
-    Fill {
-        dst: u64,
-        pattern: u32,
-        size: usize,
-        count: usize,
-    },
-    Free {
-        at: u64,
-    },
-    /// A node that takes part in graphs only.
-    Alloc,
-    Record {
-        event: usize,
-        generation: u64,
-    },
-    Wait {
-        stream: usize,
-        until: u64,
-    },
-    Host {
-        function: unsafe extern "C" fn(*mut std::ffi::c_void),
-        data: usize,
-    },
-}
-
-impl Task {
-    /// `CUgraphNodeType`.
-    pub fn node_type(&self) -> u32 {
-        match self {
-            Task::Kernel { .. } | Task::Product(_) => 0,
-            Task::Copy { .. } | Task::Upload { .. } => 1,
-            Task::Fill { .. } => 2,
-            Task::Host { .. } => 3,
-            Task::Wait { .. } => 6,
-            Task::Record { .. } => 7,
-            Task::Alloc => 10,
-            Task::Free { .. } => 11,
-        }
-    }
-}
 
 /// A queue.
 #[derive(Default)]
@@ -289,6 +220,9 @@ impl State {
             if stream.done >= until {
                 return Ok(());
             }
+            if stream.queue.front().is_some_and(|task| task.is_told("SOFTCUDA_HANG")) {
+                return Err(NOT_READY);
+            }
             let Some(task) = stream.queue.pop_front() else { return Ok(()) };
             // A wait counts as done only when what it waits for is.
             if let Task::Wait { stream, until } = task {
@@ -328,6 +262,9 @@ impl State {
     }
 
     fn run(&mut self, task: Task) -> Outcome {
+        if task.is_told("SOFTCUDA_FAULT") {
+            return self.fail(LAUNCH_FAILED, "a kernel fails, as SOFTCUDA_FAULT asks");
+        }
         match task {
             Task::Kernel { module, name, grid, params, early } => {
                 match module.launch_packed(&name, grid, params, &self.memory) {

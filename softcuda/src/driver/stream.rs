@@ -2,7 +2,8 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
-use super::state::{Event, Stream, Task, sound, with_context};
+use super::state::{Event, Stream, sound, with_context};
+use super::task::Task;
 use super::{CAPTURE_UNSUPPORTED, CAPTURED_EVENT, Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, Outcome, call, set};
 
 fn create(target: *mut usize, flags: c_uint, priority: c_int) -> Outcome {

@@ -13,7 +13,8 @@ mod product;
 use product::bytes;
 pub(crate) use product::{Layout, Product};
 
-use super::state::{State, Task, with_context};
+use super::state::{State, with_context};
+use super::task::Task;
 
 /// `cublasStatus_t`.
 type Status = c_uint;

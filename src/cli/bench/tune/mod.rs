@@ -1,11 +1,14 @@
 //! `ccl bench tune`.
 
+mod apart;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ccl::error::Error;
 use ccl::explain::units::human_seconds;
 use ccl::model_dir::ModelDir;
+use ccl::tuning::journal::Journal;
 use ccl::tuning::{self, effort, paper_calls, plan_calls, problems, tile_name};
 use ccl_codegen::gpu::tensor::tiles::Choices;
 use ccl_ir::DType;
@@ -36,6 +39,9 @@ pub struct Args {
     /// Start no more after this many seconds
     #[arg(long, value_name = "S")]
     budget: Option<u64>,
+    /// Leave out a tile that has not ended after this many seconds, and go on in a new process
+    #[arg(long, value_name = "S", default_value_t = 20)]
+    patience: u64,
     /// Go through copies of the inputs that are together this large [default: twice the second-level cache of a GPU]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rotate: Option<u64>,
@@ -46,6 +52,9 @@ pub struct Args {
     /// when the device is opened]
     #[arg(short, long, value_name = "F.json")]
     output: Option<PathBuf>,
+    /// Where the process that measures and the one that starts it know of each other
+    #[arg(long, hide = true)]
+    journal: Option<PathBuf>,
 }
 
 /// What was found.
@@ -91,6 +100,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if let Some(path) = &args.output {
         write::check_writable(path)?;
     }
+    let Some(folder) = &args.journal else { return apart::run(Duration::from_secs(args.patience)) };
+    let journal = Journal::open(folder);
     let (gpu, known) = open(args.backend)?;
     let Some(target) = gpu.target().cloned() else { return Ok(()) };
     let device = gpu.describe();
@@ -147,7 +158,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
     }
     // Written after every problem: what ends the run early loses nothing.
-    let problems = tuning::tune(&gpu, &found, effort, args.budget.map(Duration::from_secs), |done| {
+    let budget = args.budget.map(|seconds| Duration::from_secs(seconds).saturating_sub(journal.spent()));
+    let problems = tuning::tune(&gpu, &found, effort, budget, &journal, |done| {
         if let Some(last) = done.last() {
             log::note(&format!("{}/{count} {}", done.len(), line(last)));
         }
