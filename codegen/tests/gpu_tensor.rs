@@ -59,6 +59,10 @@ fn products_agree_with_the_reference() {
         for end in [End::Residual, End::SingleResidual, End::Residuals] {
             cases.push((few.clone(), tile, linear(half, [bm + 3, bn + 16, 72], end), plain));
         }
+        if tile.turns {
+            // Three tiles for a cube, of one step of the depth each.
+            cases.push((few.clone(), tile, linear(half, [bm - 7, 2 * bn + 8, 40], End::Gelu), plain));
+        }
         cases.push((few.clone(), tile, mat_mul(half, [1, bm + 8, bn + 8, 200], false, Some(DType::F32)), turned));
         cases.push((few, tile, mat_mul(half, [1, 56, 40, 88], true, None), turned));
         if tile.slices > 1 {
@@ -145,6 +149,18 @@ fn no_tile_spills_registers() {
                     o.strides = vec![(o.ty.shape[1] * o.ty.shape[2]) as u64, 1, o.ty.shape[1] as u64];
                 }
                 all_tiles(&call, &target, architecture, all, &mut texts);
+            }
+            // Sets that take turns have the fewest registers to spare: every end.
+            for tile in product_tiles(&target).filter(|tile| tile.turns && all) {
+                for end in [End::Plain, End::SingleResidual, End::Residuals] {
+                    let call = call(&linear(half, [18480, 5120, 5120], end));
+                    let mut target = target.clone();
+                    target
+                        .choices
+                        .choose(&Problem::of(&launches(&call, &target)[0]).unwrap(), ProblemTile::Product(tile));
+                    let text = emit(&launches(&call, &target)[0], &target).unwrap().text;
+                    texts.insert((architecture, format!("{tile:?} {end:?}"), text));
+                }
             }
             let windows = windows(21, 880, 158, 23, Edge::Mask);
             let nearest = Partition::NearestFrame { frames: 21, tokens_per_frame: 880, length: 158 };

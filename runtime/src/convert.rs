@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::header::FileDType;
 
 /// Elements that one task converts.
-const CHUNK: usize = 1 << 15;
+pub(crate) const CHUNK: usize = 1 << 15;
 
 /// A value that the wanted type cannot hold.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -107,6 +107,14 @@ pub enum RuntimeError {
         /// What is wrong.
         problem: String,
     },
+    /// A device is of no use any more to this process: it failed for good, or does not answer.
+    #[error("backend {backend}: {problem}")]
+    Lost {
+        /// The backend's name.
+        backend: &'static str,
+        /// What happened.
+        problem: String,
+    },
     /// A session or sampler was driven in the wrong order.
     #[error("{what}: {problem}")]
     Order {

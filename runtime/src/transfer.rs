@@ -3,7 +3,9 @@
 use ccl_ir::plan::Operand;
 use ccl_ir::{DType, Tensor, TensorType};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
+use crate::convert::CHUNK;
 use crate::error::RuntimeError;
 use crate::host::{HostData, HostTensor};
 
@@ -94,14 +96,25 @@ impl HostTensor {
     }
 }
 
-fn put<T: Copy, const N: usize>(data: &[T], out: &mut [u8], bytes: impl Fn(T) -> [u8; N]) {
-    for (x, o) in data.iter().zip(out.chunks_exact_mut(N)) {
-        o.copy_from_slice(&bytes(*x));
+fn put<T: Copy + Sync, const N: usize>(data: &[T], out: &mut [u8], bytes: impl Fn(T) -> [u8; N] + Sync) {
+    let some = |data: &[T], out: &mut [u8]| {
+        for (x, o) in data.iter().zip(out.as_chunks_mut::<N>().0) {
+            *o = bytes(*x);
+        }
+    };
+    if data.len() <= CHUNK {
+        // On this thread: small tensors must not wait for threads that compute.
+        return some(data, out);
     }
+    out.par_chunks_mut(CHUNK * N).zip(data.par_chunks(CHUNK)).for_each(|(out, data)| some(data, out));
 }
 
-fn get<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().map(|&b| value(b)).collect()
+fn get<T: Send, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T + Sync) -> Vec<T> {
+    let elements = bytes.as_chunks::<N>().0;
+    if elements.len() <= CHUNK {
+        return elements.iter().map(|&b| value(b)).collect();
+    }
+    elements.par_iter().with_min_len(CHUNK).map(|&b| value(b)).collect()
 }
 
 #[cfg(test)]

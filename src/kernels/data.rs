@@ -6,6 +6,7 @@ use ccl_ir::{DType, TensorType};
 use ccl_runtime::random::Stream;
 use ccl_runtime::weights::{WeightBytes, WeightSource};
 use ccl_runtime::{HostTensor, RuntimeError};
+use rayon::prelude::*;
 
 /// Random numbers that are repeated; a prime number of them, so that no two rows of a matrix begin alike.
 const BLOCK: usize = 1_048_573;
@@ -19,9 +20,16 @@ static NORMAL: LazyLock<Vec<f32>> = LazyLock::new(|| {
 });
 
 /// `n` random numbers, those of a name.
-fn numbers(name: &str, n: usize, of: impl Fn(f32) -> f32) -> Vec<f32> {
+fn numbers(name: &str, n: usize, of: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let start = name.bytes().fold(0usize, |h, b| (h * 31 + usize::from(b)) % BLOCK);
-    NORMAL[start..].iter().chain(NORMAL.iter().cycle()).take(n).map(|&x| of(x)).collect()
+    let (before, from) = NORMAL.split_at(start);
+    let mut all = vec![0.0; n];
+    all.par_chunks_mut(BLOCK).for_each(|block| {
+        for (to, &x) in block.iter_mut().zip(from.iter().chain(before)) {
+            *to = of(x);
+        }
+    });
+    all
 }
 
 /// An input of a name: normal numbers, their magnitudes where they have to be positive, or `number` where it is a whole one.

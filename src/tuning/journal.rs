@@ -4,27 +4,46 @@
 //! process that measures, `before.json` by the one that starts it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use ccl_codegen::gpu::tensor::tiles::ProblemTile;
+use ccl_codegen::gpu::tensor::tiles::{Problem, ProblemTile};
 use ccl_runtime::RuntimeError;
 use ccl_runtime::tuned::Tried;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// A tile that was at work.
-#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Name of the problem.
     pub problem: String,
     /// The tile.
     pub tile: ProblemTile,
-    /// What came of it, where that is known.
+    /// What came of it, where it ended its process.
     pub why: Option<String>,
 }
 
+impl Attempt {
+    /// A tile of a problem.
+    pub(super) fn of(problem: &Problem, tile: ProblemTile) -> Self {
+        Self { problem: problem.key(), tile, why: None }
+    }
+}
+
+/// What is at work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AtWork {
+    /// The tile.
+    pub attempt: Attempt,
+    /// Another number whenever there was progress.
+    pub number: u64,
+    /// How long it may take until there is more, where that is known.
+    pub patience: Option<Duration>,
+}
+
 /// What was before this process began.
-#[derive(Clone, Debug, Default, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Before {
     spent: Duration,
     lost: Vec<Attempt>,
@@ -35,13 +54,20 @@ struct Before {
 pub struct Journal {
     folder: Option<PathBuf>,
     before: Before,
+    patience: Option<Duration>,
+    number: AtomicU64,
 }
 
 impl Journal {
     /// What the directory tells; nothing where it is empty.
     pub fn open(folder: &Path) -> Self {
         let before = read(&folder.join("before.json")).unwrap_or_default();
-        Self { folder: Some(folder.into()), before }
+        Self { folder: Some(folder.into()), before, ..Self::default() }
+    }
+
+    /// The same, where a tile may take so long to come to the device, and as long again there; as long as it likes without a time.
+    pub fn with_patience(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// Time that earlier processes took.
@@ -56,12 +82,13 @@ impl Journal {
         Some(format!("not tried again after {}: {why}", attempt.problem))
     }
 
-    /// A tile is at work; or with a reason, it took the device with it.
+    /// A tile is at work, or took the device with it.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub(super) fn trying(&self, problem: &str, tile: ProblemTile, why: Option<String>) -> Result<(), RuntimeError> {
-        self.write("trying.json", &Attempt { problem: problem.into(), tile, why })
+    pub(super) fn trying(&self, attempt: &Attempt) -> Result<(), RuntimeError> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        self.write("trying.json", &AtWork { attempt: attempt.clone(), number, patience: self.patience })
     }
 
     /// It is not at work any more.
@@ -85,11 +112,9 @@ impl Journal {
         self.write("done.json", &done)
     }
 
-    /// The tile that is at work, and since when.
-    pub fn at_work(&self) -> Option<(Attempt, SystemTime)> {
-        let path = self.folder.as_ref()?.join("trying.json");
-        let since = std::fs::metadata(&path).and_then(|m| m.modified()).ok()?;
-        Some((read(&path)?, since))
+    /// What is at work.
+    pub fn at_work(&self) -> Option<AtWork> {
+        read(&self.folder.as_ref()?.join("trying.json"))
     }
 
     /// A tile that ended a process, with its reason, is not tried again; processes took so long together.
@@ -118,7 +143,7 @@ impl Journal {
     }
 }
 
-/// What a file says; `None` where it is missing or half of it is.
+/// What a file says; `None` where it is missing.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

@@ -3,6 +3,7 @@
 pub mod journal;
 mod trial;
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ccl_codegen::gpu::target::TensorCores;
@@ -10,6 +11,7 @@ use ccl_codegen::gpu::tensor::library::{Constants, LibraryProduct};
 use ccl_codegen::gpu::tensor::product::ProductTile;
 use ccl_codegen::gpu::tensor::tiles::{Choices, Problem, ProblemTile};
 use ccl_codegen::gpu::{Language, Lowered, Target, emit_plan, lower_in};
+use ccl_ir::plan::Emitted;
 use ccl_ir::{Binding, DType, Plan};
 use ccl_model::{Guidance, Task};
 use ccl_runtime::cuda::add_code;
@@ -22,8 +24,8 @@ use crate::planning::{Request, plan};
 use journal::Journal;
 use trial::Trial;
 
-/// Problems whose kernels are compiled side by side.
-const TOGETHER: usize = 8;
+/// Problems whose kernels are compiled before they are measured.
+const AHEAD: usize = 4;
 /// Expected cycles from which on a product is large: what begins and ends a kernel counts for little.
 const LARGE: f64 = 5e5;
 /// The tile that is expected to be best stays where the fastest is no faster than by this factor: less than what two measurements differ by.
@@ -133,18 +135,16 @@ pub fn tile_name(tile: &ProblemTile) -> String {
     .to_lowercase()
 }
 
-/// Compiles the kernels of all tiles side by side, so that measuring finds them in the user's cache. What fails here is told when it is measured.
-fn compile_ahead(found: &[&Found], target: &Target) {
+/// Compiles the kernels of a problem's tiles side by side, so that measuring finds them in the user's cache. What fails here is told when it is measured.
+fn compile_ahead(found: &Found, target: &Target) {
     let (Language::Cuda(_), Some(architecture)) = (target.language, target.architecture()) else { return };
-    let mut all = None;
-    for f in found {
-        let plan = f.lone.plan(1, Inputs::Shared);
-        for tile in candidates(&f.problem, target) {
-            let Ok(emitted) = emit_plan(&plan, &with(target, &f.problem, tile)) else { continue };
-            match &mut all {
-                None => all = Some(emitted),
-                Some(all) => all.kernels.extend(emitted.kernels),
-            }
+    let plan = found.lone.plan(1, Inputs::Shared);
+    let mut all: Option<Emitted> = None;
+    for tile in candidates(&found.problem, target) {
+        let Ok(emitted) = emit_plan(&plan, &with(target, &found.problem, tile)) else { continue };
+        match &mut all {
+            None => all = Some(emitted),
+            Some(all) => all.kernels.extend(emitted.kernels),
         }
     }
     let Some(mut all) = all else { return };
@@ -163,7 +163,7 @@ fn with(target: &Target, problem: &Problem, tile: ProblemTile) -> Target {
 }
 
 /// Measures every tile of each problem, as many problems as are started within `budget`; `progress` is told of all that are done whenever one more is.
-/// What the journal says was done is not done again.
+/// What the journal says was done is not done again, nor are tiles tried that it says took a device with them.
 ///
 /// # Errors
 /// When the device has no room for a call, or is lost.
@@ -186,17 +186,41 @@ pub fn tune(
     let begin = Instant::now();
     let late = || budget.is_some_and(|budget| begin.elapsed() >= budget);
     let mut all = journal.done();
+    if !all.is_empty() {
+        // The process that found it may have ended before it was told.
+        progress(&all)?;
+    }
     let left: Vec<&Found> = found.iter().filter(|f| all.iter().all(|t| t.problem != f.problem.key())).collect();
-    // Some at a time, so that what fits the budget is also measured.
-    for some in left.chunks(TOGETHER).take_while(|_| !late()) {
-        compile_ahead(some, target);
-        for f in some.iter().take_while(|_| !late()) {
+    // Kernels of the next problems are compiled while one is measured, which is left two threads.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(2).max(1));
+    let compilers = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let compilers = compilers.map_err(|e| Error::Failed(format!("threads cannot be started: {e}")))?;
+    let (ready, wait) = mpsc::sync_channel(AHEAD);
+    std::thread::scope(|scope| {
+        let left = &left;
+        scope.spawn(move || {
+            for f in left {
+                compilers.install(|| compile_ahead(f, target));
+                if ready.send(()).is_err() {
+                    // Nobody waits any more: time is up.
+                    break;
+                }
+            }
+        });
+        // Goes when this is done, whatever comes of it.
+        let wait = wait;
+        for f in left {
+            // Where the other thread is gone, measuring compiles.
+            let _ = wait.recv();
+            if late() {
+                break;
+            }
             all.push(one(Trial::new(gpu, f, effort, journal), target, library)?);
             journal.found(&all)?;
             progress(&all)?;
         }
-    }
-    Ok(all)
+        Ok(all)
+    })
 }
 
 /// The tiles of a problem that are worth a try: of a large product those that are not expected to take half as long again as the best one.
@@ -207,7 +231,9 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
             ProblemTile::Product(tile) => product.cycles(target, *tile),
             ProblemTile::Attention(_) | ProblemTile::Library => f64::INFINITY,
         };
-        let best = tiles.iter().map(cycles).fold(f64::INFINITY, f64::min);
+        // What sets that take turns bring is not known yet.
+        let known = tiles.iter().filter(|tile| !matches!(tile, ProblemTile::Product(t) if t.turns));
+        let best = known.map(cycles).fold(f64::INFINITY, f64::min);
         tiles.retain(|tile| best < LARGE || cycles(tile) <= 1.5 * best);
     }
     tiles
@@ -234,7 +260,7 @@ fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Er
         None => f64::INFINITY,
     };
     tiles.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
-    if let Some(plain) = plain(problem, target) {
+    if let Some(plain) = plain(problem, target, trial.journal) {
         trial.prove(&mut tiles, plain)?;
     }
     Ok(Tried {
@@ -247,8 +273,8 @@ fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Er
 }
 
 /// The tile of the plainest kernel, by which others are proven: fragments in registers, copies by the warps that use them.
-fn plain(problem: &Problem, target: &Target) -> Option<ProblemTile> {
-    let tiles = problem.tiles(target).into_iter();
+fn plain(problem: &Problem, target: &Target, journal: &Journal) -> Option<ProblemTile> {
+    let tiles = problem.tiles(target).into_iter().filter(|&tile| journal.lost(tile).is_none());
     match problem {
         Problem::Product(product) => {
             let products = tiles.filter_map(|tile| match tile {

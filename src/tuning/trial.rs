@@ -7,9 +7,10 @@ use ccl_ir::{Binding, Plan, TensorType};
 use ccl_runtime::backend::{Instance, StateMemory};
 use ccl_runtime::tuned::TriedTile;
 use ccl_runtime::{Backend, GpuBackend, HostTensor, RuntimeError};
+use rayon::prelude::*;
 
 use super::Found;
-use super::journal::Journal;
+use super::journal::{Attempt, Journal};
 use crate::error::Error;
 use crate::kernels::{Effort, Inputs, RESULT, Weights, measure};
 
@@ -22,6 +23,8 @@ const AGAIN: usize = 2;
 const APART: [f64; 2] = [5e-2, 1e-3];
 /// Numbers of a piece: fewer than any tile has of a row.
 const PIECE: usize = 64;
+/// Numbers that a thread looks at before it asks for more.
+const SHARE: usize = 1 << 16;
 
 /// A problem on a device.
 pub(super) struct Trial<'a> {
@@ -29,7 +32,8 @@ pub(super) struct Trial<'a> {
     /// The problem.
     pub found: &'a Found,
     effort: Effort,
-    journal: &'a Journal,
+    /// What it tells of its course.
+    pub journal: &'a Journal,
     plan: Arc<Plan>,
     copies: usize,
     /// What is read is written once, and shared by the instances of all tiles.
@@ -52,18 +56,20 @@ impl<'a> Trial<'a> {
         tile: ProblemTile,
         body: impl FnOnce(&Self, &GpuBackend, &mut dyn Instance) -> Result<T, Error>,
     ) -> Result<Result<T, String>, Error> {
-        let key = self.found.problem.key();
         if let Some(why) = self.journal.lost(tile) {
             return Ok(Err(why));
         }
-        self.journal.trying(&key, tile, None)?;
+        let attempt = Attempt::of(&self.found.problem, tile);
         let mut choices = Choices::default();
         choices.choose(&self.found.problem, tile);
         let device = self.gpu.clone().with_choices(choices);
         let run = || {
+            self.journal.trying(&attempt)?;
             let mut instance = device.instantiate_with(self.plan.clone(), &Weights, self.shared.as_ref())?;
             self.found.lone.fill(instance.as_mut(), self.shared.is_none())?;
             self.shared = self.shared.take().or_else(|| instance.state());
+            // What came before is the host's work.
+            self.journal.trying(&attempt)?;
             let done = body(self, &device, instance.as_mut())?;
             // Where the library refuses, a kernel of ours was at work.
             let ours = tile == ProblemTile::Library && instance.by_library(Binding::Step) < self.copies;
@@ -73,8 +79,8 @@ impl<'a> Trial<'a> {
             // A tile that does not compile or start.
             Err(Error::Runtime(e @ RuntimeError::Kernel { .. })) => Ok(Err(e.to_string())),
             // A device that is gone: nothing more can be done with it by this process.
-            Err(Error::Runtime(e @ RuntimeError::Backend { .. })) => {
-                self.journal.trying(&key, tile, Some(e.to_string()))?;
+            Err(Error::Runtime(e @ RuntimeError::Lost { .. })) => {
+                self.journal.trying(&Attempt { why: Some(e.to_string()), ..attempt })?;
                 return Err(e.into());
             }
             other => other,
@@ -94,9 +100,10 @@ impl<'a> Trial<'a> {
     fn result(&mut self, tile: ProblemTile) -> Result<Result<HostTensor, String>, Error> {
         self.with(tile, |trial, _, instance| {
             let states = trial.plan.states.iter().enumerate().filter(|(_, state)| state.name.starts_with(RESULT));
+            let nothing: Vec<_> = states.map(|(i, state)| (i, nothing(&state.ty))).collect();
             for _ in 0..3 {
-                for (i, state) in states.clone() {
-                    instance.write_state(i, &nothing(&state.ty))?;
+                for (i, nothing) in &nothing {
+                    instance.write_state(*i, nothing)?;
                 }
                 instance.run(Binding::Step)?;
             }
@@ -189,8 +196,8 @@ fn nothing(ty: &TensorType) -> HostTensor {
 /// The root of the mean square.
 fn size(tensor: &HostTensor) -> Option<f64> {
     let numbers = tensor.as_f32()?;
-    let sum: f64 = numbers.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-    Some((sum / numbers.len().max(1) as f64).sqrt())
+    let sums = numbers.par_chunks(SHARE).map(|some| some.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>());
+    Some((sums.sum::<f64>() / numbers.len().max(1) as f64).sqrt())
 }
 
 /// The root of the mean square of the difference in the worst piece, in that of all that is wanted; not a number where something is none.
@@ -199,15 +206,14 @@ fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
     if got.len() != numbers.len() {
         return f64::NAN;
     }
-    let mut worst = 0.0f64;
-    for (a, b) in got.chunks(PIECE).zip(numbers.chunks(PIECE)) {
+    let square = |(a, b): (&[f32], &[f32])| {
         let square: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-        if square.is_nan() {
-            return f64::NAN;
-        }
-        worst = worst.max(square / a.len() as f64);
-    }
-    worst.sqrt() / size
+        // What is no number is worse than any.
+        if square.is_nan() { f64::INFINITY } else { square / a.len() as f64 }
+    };
+    let worst = got.par_chunks(PIECE).zip(numbers.par_chunks(PIECE)).with_min_len(SHARE / PIECE).map(square);
+    let worst = worst.reduce(|| 0.0, f64::max);
+    if worst.is_finite() { worst.sqrt() / size } else { f64::NAN }
 }
 
 #[cfg(test)]

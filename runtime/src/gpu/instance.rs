@@ -138,7 +138,7 @@ impl<E: Engine> GpuInstance<E> {
         let problem = format!("{} was lost ({}); start again", self.engine.facts().info.name, fault.problem);
         self.lost = Some(problem.clone());
         self.memory.abandon();
-        self.backend(problem)
+        self.gone(problem)
     }
 
     /// The error of a call, which names it even where the device is lost with it.
@@ -161,13 +161,13 @@ impl<E: Engine> GpuInstance<E> {
         self.engine.watch(Duration::ZERO)
     }
 
-    fn backend(&self, problem: String) -> RuntimeError {
-        RuntimeError::Backend { backend: self.engine.facts().api.name(), problem }
+    fn gone(&self, problem: String) -> RuntimeError {
+        RuntimeError::Lost { backend: self.engine.facts().api.name(), problem }
     }
 
     /// Refuses to go on with a device that is lost.
     fn alive(&self) -> Result<(), RuntimeError> {
-        self.lost.as_ref().map_or(Ok(()), |problem| Err(self.backend(problem.clone())))
+        self.lost.as_ref().map_or(Ok(()), |problem| Err(self.gone(problem.clone())))
     }
 
     fn run_entry(&mut self, entry: Binding, steps: &[Step<E::Launch>]) -> Result<(), RuntimeError> {

@@ -20,6 +20,9 @@ use crate::cli::args::{BackendName, ClipArgs, SpecArgs, size};
 use crate::cli::log;
 use crate::cli::prepare::{backend_name, compile, request, required_task};
 
+/// Seconds after which a tile hangs, unless the user says how many.
+const PATIENCE: u64 = 20;
+
 /// Options of `ccl bench tune`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -39,9 +42,10 @@ pub struct Args {
     /// Start no more after this many seconds
     #[arg(long, value_name = "S")]
     budget: Option<u64>,
-    /// Leave out a tile that has not ended after this many seconds, and go on in a new process
-    #[arg(long, value_name = "S", default_value_t = 20)]
-    patience: u64,
+    /// Leave out a tile that has not ended after this many seconds, and four times what it is measured for, and go on in a new process
+    /// [default: 20 on hardware]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    patience: Option<u64>,
     /// Go through copies of the inputs that are together this large [default: twice the second-level cache of a GPU]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rotate: Option<u64>,
@@ -52,9 +56,6 @@ pub struct Args {
     /// when the device is opened]
     #[arg(short, long, value_name = "F.json")]
     output: Option<PathBuf>,
-    /// Where the process that measures and the one that starts it know of each other
-    #[arg(long, hide = true)]
-    journal: Option<PathBuf>,
 }
 
 /// What was found.
@@ -100,8 +101,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if let Some(path) = &args.output {
         write::check_writable(path)?;
     }
-    let Some(folder) = &args.journal else { return apart::run(Duration::from_secs(args.patience)) };
-    let journal = Journal::open(folder);
+    let Some(folder) = apart::journal() else { return apart::run() };
     let (gpu, known) = open(args.backend)?;
     let Some(target) = gpu.target().cloned() else { return Ok(()) };
     let device = gpu.describe();
@@ -158,6 +158,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
     }
     // Written after every problem: what ends the run early loses nothing.
+    // Software takes as long as it takes.
+    let usual = (!device.kind.contains("software")).then_some(PATIENCE);
+    let patience = args.patience.or(usual).map(|s| Duration::from_secs(s) + 4 * effort.time);
+    let journal = Journal::open(&folder).with_patience(patience);
     let budget = args.budget.map(|seconds| Duration::from_secs(seconds).saturating_sub(journal.spent()));
     let problems = tuning::tune(&gpu, &found, effort, budget, &journal, |done| {
         if let Some(last) = done.last() {
