@@ -51,7 +51,7 @@ fn the_document_says_what_was_measured_and_by_what() {
         kernels("--backend wgpu --set tiny --dtype f16 --filter audio.projection --rotate 64kB").with("-o", &file);
     assert!(run.ok().stdout.contains("rotated through copies of 64.0 kB"));
     let gpu: Value = serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON");
-    assert_eq!((&gpu["clock"], &gpu["dtype"]), (&json!("host"), &json!("f16")));
+    assert_eq!((&gpu["clock"], &gpu["dtype"]), (&json!("device"), &json!("f16")));
     check_lines(&gpu);
     let ids: Vec<&str> = lines(&gpu).iter().filter_map(|k| k["id"].as_str()).collect();
     assert_eq!(ids, ["projection", "projection.gate", "projection.dx", "projection.dw"].map(|i| format!("audio.{i}")));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Clock {
     /// The host's clock, from before the work is asked for until it is known to be done.
     Host,
-    /// The device's own: moments between what it was asked for (CUDA events).
+    /// The device's own: moments between what it was asked for (CUDA events, timestamp queries of wgpu).
     Device,
 }
 
@@ -21,7 +21,7 @@ impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "the host's clock",
-            Self::Device => "the device's own clock (events)",
+            Self::Device => "the device's own clock",
         })
     }
 }

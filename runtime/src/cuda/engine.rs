@@ -107,7 +107,8 @@ impl Engine for CudaEngine {
     type Lowered = Lowered;
     type Launch = Launch;
     type Graph = Graph;
-    type Tick = Event;
+    type Window = Event;
+    type Timed = [Event; 2];
     type Flow = Flow;
 
     fn facts(&self) -> &Facts {
@@ -205,14 +206,18 @@ impl Engine for CudaEngine {
         self.compute().settle(watch)
     }
 
-    fn tick(&self, _: &[Span], _: &Watch) -> Result<Event, Fault> {
+    fn begin(&self, _: &[Span], _: &Watch) -> Result<Event, Fault> {
         let event = Event::timed(&self.open.context)?;
         event.mark(self.compute())?;
         Ok(event)
     }
 
-    fn seconds(&self, from: &Event, to: &Event) -> Result<f64, Fault> {
-        from.seconds_to(to)
+    fn end(&self, from: Event, written: &[Span], watch: &Watch) -> Result<[Event; 2], Fault> {
+        Ok([from, self.begin(written, watch)?])
+    }
+
+    fn seconds(&self, [from, to]: [Event; 2], _: &Watch) -> Result<f64, Fault> {
+        from.seconds_to(&to)
     }
 
     fn record(&self, launches: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Option<Graph>, Fault> {

@@ -95,8 +95,10 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
     type Launch: Send;
     /// The launches of an entry as one.
     type Graph: Send;
-    /// A moment on the device.
-    type Tick: Send;
+    /// A stretch of work that is being timed, and one that ends.
+    type Window: Send;
+    /// See [`Engine::Window`].
+    type Timed: Send;
     /// What a plan keeps for weights that are brought to the device while it runs.
     type Flow: Send;
 
@@ -172,17 +174,23 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
     /// When one failed.
     fn check(&self, outputs: Vec<Self::Span>, watch: &Watch) -> Result<(), Fault>;
 
-    /// A moment between what was asked for so far and what will be.
+    /// Times what is asked for from now on.
     ///
     /// # Errors
     /// The device's.
-    fn tick(&self, written: &[Self::Span], watch: &Watch) -> Result<Self::Tick, Fault>;
+    fn begin(&self, written: &[Self::Span], watch: &Watch) -> Result<Self::Window, Fault>;
 
-    /// Seconds between two moments, once everything is done.
+    /// Ends a stretch of work with what was asked for so far.
     ///
     /// # Errors
     /// The device's.
-    fn seconds(&self, from: &Self::Tick, to: &Self::Tick) -> Result<f64, Fault>;
+    fn end(&self, window: Self::Window, written: &[Self::Span], watch: &Watch) -> Result<Self::Timed, Fault>;
+
+    /// Seconds of a stretch of work, once everything is done.
+    ///
+    /// # Errors
+    /// The device's.
+    fn seconds(&self, timed: Self::Timed, watch: &Watch) -> Result<f64, Fault>;
 
     /// Records launches instead of running them; `None`, without calling `launches`, where the device cannot.
     ///

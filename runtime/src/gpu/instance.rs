@@ -233,31 +233,31 @@ impl<E: Engine> GpuInstance<E> {
         let plan = Arc::clone(&self.plan);
         let watched = !self.proven.contains(&entry);
         let timed = self.profiler.is_on();
-        let mut ticks = Vec::new();
+        let mut times = Vec::new();
         self.flow(|engine, flow| engine.flow_begin(flow, entry, timed)).map_err(|f| self.fault_of_entry(f, entry))?;
         for (index, (call, step)) in plan.calls(entry).iter().zip(steps).enumerate() {
             let mut run = || -> Result<(), Fault> {
                 self.check_number(call, watch)?;
                 self.flow(|engine, flow| engine.flow_before(flow, entry, index))?;
-                let from = timed.then(|| self.tick(watch)).transpose()?;
+                let window = timed.then(|| self.begin(watch)).transpose()?;
                 self.call(call, step, watched, watch)?;
-                ticks.extend(from.map(|from| Ok((from, self.tick(watch)?))).transpose()?);
+                times.extend(window.map(|window| self.end(window, watch)).transpose()?);
                 self.flow(|engine, flow| engine.flow_after(flow, entry, index))
             };
             run().map_err(|f| self.fault_of(f, entry, call))?;
         }
         if timed {
-            self.note(entry, &ticks, watch).map_err(|f| self.fault_of_entry(f, entry))?;
+            self.note(entry, times, watch).map_err(|f| self.fault_of_entry(f, entry))?;
         }
         Ok(())
     }
 
     /// Notes the times of an entry's calls.
-    fn note(&mut self, entry: Binding, ticks: &[(E::Tick, E::Tick)], watch: &Watch) -> Result<(), Fault> {
+    fn note(&mut self, entry: Binding, times: Vec<E::Timed>, watch: &Watch) -> Result<(), Fault> {
         self.memory.settle(watch)?;
         let plan = Arc::clone(&self.plan);
-        for (index, (call, (from, to))) in plan.calls(entry).iter().zip(ticks).enumerate() {
-            self.profiler.note(self.engine.seconds(from, to)?, entry, index, call);
+        for (index, (call, timed)) in plan.calls(entry).iter().zip(times).enumerate() {
+            self.profiler.note(self.engine.seconds(timed, watch)?, entry, index, call);
         }
         if let Some(flow) = self.memory.flow() {
             self.profiler.copied(self.engine.flow_copies(flow, entry)?);
@@ -265,8 +265,12 @@ impl<E: Engine> GpuInstance<E> {
         Ok(())
     }
 
-    fn tick(&self, watch: &Watch) -> Result<E::Tick, Fault> {
-        self.engine.tick(self.memory.regions(), watch)
+    fn begin(&self, watch: &Watch) -> Result<E::Window, Fault> {
+        self.engine.begin(self.memory.regions(), watch)
+    }
+
+    fn end(&self, window: E::Window, watch: &Watch) -> Result<E::Timed, Fault> {
+        self.engine.end(window, self.memory.regions(), watch)
     }
 
     /// Does something with the weights that come to the device while the plan runs, where there are such.
@@ -293,11 +297,11 @@ impl<E: Engine> GpuInstance<E> {
     /// Runs a proven entry once and gives its seconds.
     fn time(&mut self, entry: Binding, steps: &[Step<E::Launch>]) -> Result<f64, RuntimeError> {
         let watch = self.engine.watch(self.slowest(entry));
-        let from = self.tick(&watch).map_err(|f| self.fault_of_entry(f, entry))?;
+        let window = self.begin(&watch).map_err(|f| self.fault_of_entry(f, entry))?;
         self.start(entry, steps, &watch)?;
-        let timed = self.tick(&watch).and_then(|to| {
+        let timed = self.end(window, &watch).and_then(|timed| {
             self.memory.settle(&watch)?;
-            self.engine.seconds(&from, &to)
+            self.engine.seconds(timed, &watch)
         });
         timed.map_err(|f| self.fault_of_entry(f, entry))
     }

@@ -198,7 +198,7 @@ impl Backend for GpuBackend {
     fn clock(&self) -> Clock {
         match &self.device {
             Device::Cuda(_) => Clock::Device,
-            Device::Wgpu(_) => Clock::Host,
+            Device::Wgpu(engine) => engine.clock(),
         }
     }
 

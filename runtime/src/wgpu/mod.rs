@@ -2,6 +2,7 @@
 //!
 //! A device's work runs on a thread of CubeCL's own, where what goes wrong is easily lost: see [`watch`].
 
+mod clock;
 pub(crate) mod find;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
 use ccl_ir::Plan;
@@ -23,7 +24,9 @@ use crate::gpu::engine::{Bound, Engine, Facts, Step, Steps};
 use crate::gpu::fault::{Fault, Watch};
 use crate::gpu::instance::failed;
 use crate::gpu::residency::Residency;
+use crate::profile::Clock;
 use crate::weights::WeightSource;
+use clock::{Timed, Window};
 use find::Adapter;
 use watch::{answer, check, guarded, wait};
 
@@ -53,6 +56,11 @@ impl WgpuEngine {
     pub(crate) fn open(adapter: &Adapter) -> Result<Self, RuntimeError> {
         find::open(adapter).map(|(id, client, facts)| Self { id, client, under_way: Arc::default(), facts })
     }
+
+    /// What its work is timed by.
+    pub(crate) fn clock(&self) -> Clock {
+        clock::clock_of(&self.client)
+    }
 }
 
 impl Engine for WgpuEngine {
@@ -61,7 +69,8 @@ impl Engine for WgpuEngine {
     type Lowered = Steps<Launch>;
     type Launch = Launch;
     type Graph = ();
-    type Tick = Instant;
+    type Window = Window;
+    type Timed = Timed;
     type Flow = ();
 
     fn facts(&self) -> &Facts {
@@ -155,15 +164,22 @@ impl Engine for WgpuEngine {
         check(watch).map_err(Fault::failed)
     }
 
-    /// By the host's clock, between two moments at which the device has nothing to do: adapters need not have one, and windows of CubeCL's profiler
-    /// keep the device from other threads.
-    fn tick(&self, written: &[Handle], watch: &Watch) -> Result<Instant, Fault> {
-        self.settle(written, watch)?;
-        Ok(Instant::now())
+    fn begin(&self, written: &[Handle], watch: &Watch) -> Result<Window, Fault> {
+        if self.clock() == Clock::Host {
+            self.settle(written, watch)?;
+        }
+        clock::begin(&self.client)
     }
 
-    fn seconds(&self, from: &Instant, to: &Instant) -> Result<f64, Fault> {
-        Ok((*to - *from).as_secs_f64())
+    fn end(&self, window: Window, written: &[Handle], watch: &Watch) -> Result<Timed, Fault> {
+        if self.clock() == Clock::Host {
+            self.settle(written, watch)?;
+        }
+        clock::end(window)
+    }
+
+    fn seconds(&self, timed: Timed, watch: &Watch) -> Result<f64, Fault> {
+        clock::seconds(timed, watch)
     }
 
     fn flow(&self, _: &Plan, _: &Residency, _: &[Handle], _: &dyn WeightSource) -> Result<(), RuntimeError> {

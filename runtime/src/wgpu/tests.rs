@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ccl_ir::ops::Cast;
 use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
@@ -12,6 +13,7 @@ use crate::backend::{Backend, Instance};
 use crate::error::RuntimeError;
 use crate::gpu::GpuBackend;
 use crate::host::HostTensor;
+use crate::profile::Clock;
 use crate::weights::WeightStore;
 
 /// `y = x` in `f32`, by way of `half`.
@@ -121,5 +123,28 @@ fn odd_numbers_of_halves_are_copied_whole() -> Result<(), RuntimeError> {
     odd.write(0, &HostTensor::f32([3], vec![1.0, -2.5, 0.125]))?;
     odd.run(Binding::Step)?;
     assert_eq!(odd.read(0)?, HostTensor::f32([3], vec![1.0, -2.5, 0.125]));
+    Ok(())
+}
+
+#[test]
+fn work_is_timed_by_timestamps() -> Result<(), RuntimeError> {
+    let _alone = alone();
+    let Some(backend) = backend() else { return Ok(()) };
+    // Mesa's software driver has timestamps, and so has every GPU.
+    assert_eq!(backend.clock(), Clock::Device);
+    let mut timed = instance(&backend, plan(DType::F32, 1 << 20))?;
+    timed.write(0, &HostTensor::f32([1 << 20], vec![1.0; 1 << 20]))?;
+    let begin = Instant::now();
+    let seconds = timed.measure(Binding::Step, 3)?;
+    let whole = begin.elapsed().as_secs_f64();
+    assert!(seconds.len() == 3 && seconds.iter().all(|&s| s > 0.0), "{seconds:?}");
+    assert!(seconds.iter().sum::<f64>() < whole, "{seconds:?} of {whole}");
+    // Each call, in windows one after the other.
+    timed.set_profiling(true);
+    let begin = Instant::now();
+    timed.run(Binding::Step)?;
+    let (times, whole) = (timed.take_profile(), begin.elapsed().as_secs_f64());
+    assert!(times.len() == 2 && times.iter().all(|t| t.seconds > 0.0), "{times:?}");
+    assert!(times.iter().map(|t| t.seconds).sum::<f64>() < whole, "{times:?} of {whole}");
     Ok(())
 }

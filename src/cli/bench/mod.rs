@@ -31,8 +31,8 @@ enum What {
     Train(train::Args),
     /// Times kernels one by one on the device itself, and says what share of the roofline they reach
     ///
-    /// A line for each: median seconds of a call, rate of arithmetic, memory traffic, and the share of what the device could reach. On CUDA
-    /// times are the device's own, by events around many calls; elsewhere the host's. Inputs are random and rotated through copies that are
+    /// A line for each: median seconds of a call, rate of arithmetic, memory traffic, and the share of what the device could reach. On GPUs
+    /// times are the device's own (CUDA events, timestamp queries), around many calls; elsewhere the host's. Inputs are random and rotated through copies that are
     /// together larger than the second-level cache. `benches/gpu/compare.py --ccl F.json` sets the result beside PyTorch's.
     ///
     ///     ccl bench kernels --backend cuda -o kernels.json
