@@ -117,14 +117,17 @@ fn blueprints(kernels: &Emitted) -> BTreeSet<String> {
 #[test]
 fn planning_and_emission_of_14b_take_seconds() {
     for (target, dtype) in targets() {
-        let (kernels, took) = of_14b(40, "21x44x80@158", &target, dtype);
+        // Threads of its own: those that tests share may be compiling for minutes.
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let (kernels, took) = threads.install(|| of_14b(40, "21x44x80@158", &target, dtype));
         println!(
             "{}: {} kernels, {} launches, {took:.2?}",
             target.name,
             kernels.kernels.len(),
             kernels.launches().count()
         );
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        // A second or two; what is not linear in the graph takes minutes, and a machine may be slow and busy.
+        assert!(took < Duration::from_secs(30), "{took:?}");
         assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 70);
     }
 }
