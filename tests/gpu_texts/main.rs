@@ -126,8 +126,7 @@ fn planning_and_emission_of_14b_take_seconds() {
             kernels.kernels.len(),
             kernels.launches().count()
         );
-        // A second or two; what is not linear in the graph takes minutes, and a machine may be slow and busy.
-        assert!(took < Duration::from_secs(30), "{took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
         assert!(kernels.launches().count() > 3000 && kernels.kernels.len() < 70);
     }
 }
