@@ -224,7 +224,7 @@ impl Engine for CudaEngine {
         self.compute().record(launches).map(Some)
     }
 
-    fn replay(&self, graph: &Graph) -> Result<(), Fault> {
+    unsafe fn replay(&self, graph: &Graph) -> Result<(), Fault> {
         self.compute().replay(graph)
     }
 

@@ -196,17 +196,16 @@ pub(crate) trait Engine: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// When a launch fails, or what was recorded cannot be run.
-    fn record(&self, _launches: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Option<Self::Graph>, Fault> {
-        Ok(None)
-    }
+    fn record(&self, launches: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Option<Self::Graph>, Fault>;
 
     /// Runs what was recorded.
     ///
     /// # Errors
     /// When it cannot be started.
-    fn replay(&self, _graph: &Self::Graph) -> Result<(), Fault> {
-        Ok(())
-    }
+    ///
+    /// # Safety
+    /// The memory of the launches is still there, and nobody else uses it before the replay is done.
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<(), Fault>;
 
     /// Loads weights that do not stay on the device into memory of the host, and prepares bringing them to `slots`. Every copy of an entry is
     /// waited for by some call of it, so that the end of its calls is the end of its copies.

@@ -214,7 +214,9 @@ impl<E: Engine> GpuInstance<E> {
                 }
             }
         }
-        let replayed = self.graphs.get(&entry).map_or(Ok(()), |graph| self.engine.replay(graph));
+        // SAFETY: the graph is of this instance's launches, on memory that it holds for as long as it has the graph; other instances keep away
+        // from the state while this one has its turn.
+        let replayed = self.graphs.get(&entry).map_or(Ok(()), |graph| unsafe { self.engine.replay(graph) });
         replayed.map_err(|f| self.fault_of_entry(f, entry))
     }
 

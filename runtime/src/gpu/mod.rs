@@ -210,7 +210,7 @@ impl Backend for GpuBackend {
     ) -> Result<Box<dyn Instance>, RuntimeError> {
         match &self.device {
             Device::Cuda(device) => instantiate(device.engine()?, plan, weights, state, self.budget),
-            Device::Wgpu(engine) => instantiate(engine.clone(), plan, weights, state, self.budget),
+            Device::Wgpu(engine) => instantiate(engine.engine(), plan, weights, state, self.budget),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod clock;
 pub(crate) mod find;
+mod graph;
+mod lane;
 #[cfg(test)]
 mod tests;
 pub(crate) mod watch;
@@ -15,7 +17,7 @@ use std::time::Duration;
 use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
 use ccl_ir::Plan;
 use cubecl::bytes::Bytes;
-use cubecl::client::Client;
+use cubecl::client::{Client, Graph};
 use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 
@@ -28,6 +30,7 @@ use crate::profile::Clock;
 use crate::weights::WeightSource;
 use clock::{Timed, Window};
 use find::Adapter;
+use lane::Lane;
 use watch::{answer, check, guarded, wait};
 
 /// Most bytes of one upload: the driver copies them once more before they reach the device. Tests take several.
@@ -43,6 +46,8 @@ pub(crate) struct WgpuEngine {
     /// CubeCL's name of it.
     id: cubecl::Device,
     client: Client,
+    /// The stream of the client, where the engine is an instance's.
+    lane: Option<Arc<Lane>>,
     /// Bytes of uploads since the device was last waited for.
     under_way: Arc<AtomicU64>,
     pub facts: Facts,
@@ -54,7 +59,16 @@ impl WgpuEngine {
     /// # Errors
     /// When its driver refuses.
     pub(crate) fn open(adapter: &Adapter) -> Result<Self, RuntimeError> {
-        find::open(adapter).map(|(id, client, facts)| Self { id, client, under_way: Arc::default(), facts })
+        find::open(adapter).map(|(id, client, facts)| Self { id, client, lane: None, under_way: Arc::default(), facts })
+    }
+
+    /// An engine for one instance, on a stream of its own.
+    pub(crate) fn engine(&self) -> Self {
+        let lane = Lane::take();
+        let mut client = self.client.clone();
+        // SAFETY: a client on any stream orders its work behind what other streams were asked for before.
+        unsafe { client.set_stream(lane.stream()) };
+        Self { client, lane: Some(Arc::new(lane)), under_way: Arc::default(), ..self.clone() }
     }
 
     /// What its work is timed by.
@@ -68,7 +82,7 @@ impl Engine for WgpuEngine {
     type Bytes = Bytes;
     type Lowered = Steps<Launch>;
     type Launch = Launch;
-    type Graph = ();
+    type Graph = Graph;
     type Window = Window;
     type Timed = Timed;
     type Flow = ();
@@ -180,6 +194,16 @@ impl Engine for WgpuEngine {
 
     fn seconds(&self, timed: Timed, watch: &Watch) -> Result<f64, Fault> {
         clock::seconds(timed, watch)
+    }
+
+    fn record(&self, launches: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Option<Graph>, Fault> {
+        let alone = self.lane.as_ref().and_then(|_| lane::alone());
+        alone.map(|_alone| graph::record(&self.client, launches)).transpose()
+    }
+
+    unsafe fn replay(&self, graph: &Graph) -> Result<(), Fault> {
+        // SAFETY: the caller's promise.
+        unsafe { graph::replay(graph) }
     }
 
     fn flow(&self, _: &Plan, _: &Residency, _: &[Handle], _: &dyn WeightSource) -> Result<(), RuntimeError> {

@@ -1,17 +1,23 @@
-//! What happens where a device and its description disagree. Needs any wgpu adapter; says so where there is none.
+//! What happens where a device and its description disagree, clocks and recordings. Needs any wgpu adapter; says so where there is none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ccl_codegen::gpu::{Launch, Ref};
 use ccl_ir::ops::Cast;
 use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
+use cubecl::server::Handle;
 
-use super::watch::alone;
+use super::lane::Lane;
+use super::watch::{alone, watch};
+use super::{WgpuEngine, find};
 use crate::backend::{Backend, Instance};
 use crate::error::RuntimeError;
 use crate::gpu::GpuBackend;
+use crate::gpu::engine::{Bound, Engine, Step};
+use crate::gpu::fault::Fault;
 use crate::host::HostTensor;
 use crate::profile::Clock;
 use crate::weights::WeightStore;
@@ -146,5 +152,118 @@ fn work_is_timed_by_timestamps() -> Result<(), RuntimeError> {
     let (times, whole) = (timed.take_profile(), begin.elapsed().as_secs_f64());
     assert!(times.len() == 2 && times.iter().all(|t| t.seconds > 0.0), "{times:?}");
     assert!(times.iter().map(|t| t.seconds).sum::<f64>() < whole, "{times:?} of {whole}");
+    Ok(())
+}
+
+/// An engine with the launches of [`plan`] and memory for its three buffers.
+struct Bench {
+    engine: WgpuEngine,
+    launches: Vec<(Launch, [Handle; 2])>,
+    spans: [Handle; 3],
+}
+
+impl Bench {
+    fn new(n: usize) -> Result<Option<Self>, RuntimeError> {
+        let Some(adapter) = backend().and(find::adapters().into_iter().next()) else { return Ok(None) };
+        let engine = WgpuEngine::open(&adapter)?.engine();
+        let plan = plan(DType::F32, n);
+        let lowered = engine.lower(&plan)?;
+        let spans = [0, 1, 2].map(|_| engine.allocate(4 * n as u64));
+        let [x, half, y] =
+            spans.map(|span| span.map_err(|f| RuntimeError::Lost { backend: "wgpu", problem: f.problem }));
+        let spans = [x?, half?, y?];
+        let mut launches = Vec::new();
+        for (i, step) in lowered.into_values().flatten().enumerate() {
+            let Step::Device(of_call) = step else { continue };
+            launches.extend(of_call.into_iter().map(|l| (l, [spans[i].clone(), spans[i + 1].clone()])));
+        }
+        assert_eq!(launches.len(), 2);
+        Ok(Some(Self { engine, launches, spans }))
+    }
+
+    fn launch(&self) -> Result<(), Fault> {
+        self.launches.iter().try_for_each(|(launch, [x, y])| {
+            let buffer = |r: Ref| {
+                let span = if matches!(r, Ref::In(_)) { x } else { y }.clone();
+                Bound { elements: WgpuEngine::bytes(&span) / 4, span }
+            };
+            // SAFETY: the plan was lowered for this device, and each buffer has room for all its elements.
+            unsafe { self.engine.launch(launch, &buffer) }
+        })
+    }
+
+    fn write(&self, place: usize, value: f32) -> Result<(), Fault> {
+        let n = WgpuEngine::bytes(&self.spans[place]) as usize / 4;
+        self.engine.upload(&self.spans[place], bytemuck::cast_slice(&vec![value; n]), &watch(Duration::ZERO))
+    }
+
+    /// What is in the output, the same number everywhere.
+    fn result(&self) -> Result<f32, Fault> {
+        let bytes = self.engine.download(&self.spans[2], &watch(Duration::ZERO))?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        assert!(values.iter().all(|v| v.to_bits() == values[0].to_bits()));
+        Ok(values[0])
+    }
+}
+
+#[test]
+fn launches_are_recorded_and_replayed() -> Result<(), RuntimeError> {
+    let _alone = alone();
+    let Some(bench) = Bench::new(1000)? else { return Ok(()) };
+    let replayed = || -> Result<Vec<f32>, Fault> {
+        bench.write(0, 1.0)?;
+        bench.launch()?;
+        let mut seen = vec![bench.result()?];
+        bench.write(0, 2.0)?;
+        bench.write(2, -1.0)?;
+        // A recording that fails leaves the stream as it was.
+        let stopped = bench.engine.record(&mut || bench.launch().and(Err(Fault::failed("stopped"))));
+        assert_eq!(stopped.err(), Some(Fault::failed("stopped")));
+        bench.write(2, -1.0)?;
+        let graph = bench.engine.record(&mut || bench.launch())?;
+        let Some(graph) = graph else { return Err(Fault::failed("not recorded")) };
+        // Nothing has run yet.
+        seen.push(bench.result()?);
+        for x in [2.0, 3.0, 4.0] {
+            bench.write(0, x)?;
+            // SAFETY: the memory is the bench's, and there is no other instance.
+            unsafe { bench.engine.replay(&graph) }?;
+            seen.push(bench.result()?);
+        }
+        Ok(seen)
+    };
+    assert_eq!(replayed(), Ok(vec![1.0, -1.0, 2.0, 3.0, 4.0]));
+    Ok(())
+}
+
+#[test]
+fn nothing_is_recorded_while_instances_share_a_stream() -> Result<(), RuntimeError> {
+    let _alone = alone();
+    let Some(bench) = Bench::new(4)? else { return Ok(()) };
+    let lanes: Vec<Lane> = (0..256).map(|_| Lane::take()).collect();
+    let recorded = bench.engine.record(&mut || Err(Fault::failed("launched")));
+    assert!(matches!(recorded, Ok(None)));
+    drop(lanes);
+    let recorded = bench.engine.record(&mut || bench.launch());
+    assert!(matches!(recorded, Ok(Some(_))));
+    Ok(())
+}
+
+#[test]
+fn a_plan_that_is_replayed_sees_what_is_written() -> Result<(), RuntimeError> {
+    let _alone = alone();
+    let Some(backend) = backend() else { return Ok(()) };
+    let mut instances = [instance(&backend, plan(DType::F32, 5))?, instance(&backend, plan(DType::F32, 5))?];
+    // Written, run and read by other threads than before: a thread's own stream is not what orders them.
+    for round in 0..4 {
+        for (i, instance) in instances.iter_mut().enumerate() {
+            let x = HostTensor::f32([5], vec![(10 * i + round) as f32; 5]);
+            std::thread::scope(|s| {
+                let written = s.spawn(|| instance.write(0, &x).and_then(|()| instance.run(Binding::Step))).join();
+                assert!(matches!(written, Ok(Ok(()))), "{written:?}");
+            });
+            assert_eq!(instance.read(0)?, x);
+        }
+    }
     Ok(())
 }
