@@ -206,13 +206,17 @@ impl<E: Engine> GpuInstance<E> {
                     return self.run_calls(entry, steps, watch);
                 }
                 Err(fault) if fault.lost => return Err(self.fault_of_entry(fault, entry)),
-                // The calls ran one by one before: they will again.
+                // The calls ran one by one before. What a recording that failed in the midst would have written counts as unwritten until it is written.
                 Err(Fault { problem, .. }) => {
                     tracing::warn!("{entry}: not recorded, its calls run one by one: {problem}");
                     self.unrecorded.insert(entry);
                     return self.run_calls(entry, steps, watch);
                 }
             }
+        }
+        if !plan.states.is_empty() {
+            // What another instance was to write there may have failed: launches would be refused for that, a replay is not.
+            self.memory.check(watch).map_err(|f| self.fault_of_entry(f, entry))?;
         }
         // SAFETY: the graph is of this instance's launches, on memory that it holds for as long as it has the graph; other instances keep away
         // from the state while this one has its turn.
@@ -293,6 +297,10 @@ impl<E: Engine> GpuInstance<E> {
         let Some(steps) = self.steps.remove(&entry) else { return Ok(T::default()) };
         let done = act(self, &steps);
         self.steps.insert(entry, steps);
+        if done.is_err() && self.lost.is_none() {
+            // What was asked for before the error is done before others have their turn; the error is told already.
+            let _ = self.memory.settle(&self.engine.watch(self.slowest(entry)));
+        }
         done
     }
 
@@ -361,7 +369,7 @@ impl<E: Engine> Instance for GpuInstance<E> {
                 this.run_entry(entry, steps)?;
             }
             // Once more, so that recording it is not measured.
-            this.time(entry, steps)?;
+            this.run_entry(entry, steps)?;
             (0..runs).map(|_| this.time(entry, steps)).collect()
         })
     }

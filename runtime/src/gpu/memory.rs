@@ -122,18 +122,19 @@ impl<E: Engine> Memory<E> {
 
         let watch = engine.watch(std::time::Duration::ZERO);
         let short = |f: Fault| refused(facts, plan, bytes, &f.problem);
-        let allocate = |layout: &Layout| -> Result<Vec<E::Span>, RuntimeError> {
+        let allocate = |engine: &E, layout: &Layout| -> Result<Vec<E::Span>, RuntimeError> {
             layout.blocks.iter().map(|&b| engine.allocate(b).map_err(short)).collect()
         };
-        let persistent = allocate(&places.persistent)?;
-        let scratch = allocate(&places.scratch)?;
-        let weights = allocate(&places.weights)?;
-        let slots = allocate(&places.slots)?;
-        let new_state = allocate(&states)?;
-        let all = [&persistent[..], &scratch, &weights, &slots, &new_state].concat();
+        let persistent = allocate(&engine, &places.persistent)?;
+        let scratch = allocate(&engine, &places.scratch)?;
+        let weights = allocate(&engine, &places.weights)?;
+        let slots = allocate(&engine, &places.slots)?;
+        let all = [&persistent[..], &scratch, &weights, &slots].concat();
         engine.settle(&all, &watch).map_err(short)?;
 
-        clear(engine.as_ref(), &new_state, &watch).map_err(short)?;
+        // The engine that is there as long as the state.
+        let new_state = allocate(state.engine(), &states)?;
+        clear(state.engine(), &new_state, &watch).map_err(short)?;
         let spans = spans::<E>(&states, &new_state);
         held.insert(plan, &new_state, states.bytes(), missing.into_iter().zip(spans));
         let slots = spans_of_slots::<E>(places, &slots);
@@ -243,6 +244,14 @@ impl<E: Engine> Memory<E> {
     /// When something failed whose results are in the plan's memory, or the device is lost.
     pub(super) fn settle(&self, watch: &Watch) -> Result<(), Fault> {
         self.engine.settle(&self.regions, watch)
+    }
+
+    /// Succeeds where all that was asked for so far will have written what it should, by other instances as well.
+    ///
+    /// # Errors
+    /// When something failed.
+    pub(super) fn check(&self, watch: &Watch) -> Result<(), Fault> {
+        self.engine.check(self.regions.clone(), watch)
     }
 }
 

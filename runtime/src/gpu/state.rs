@@ -40,6 +40,11 @@ impl<E: Engine> DeviceState<E> {
         Self { engine, held: Mutex::default() }
     }
 
+    /// Drives the device, as long as the state is there.
+    pub(super) fn engine(&self) -> &E {
+        &self.engine
+    }
+
     /// Checks that the state is on this device.
     ///
     /// # Errors

@@ -18,8 +18,10 @@ pub(super) fn record(client: &Client, launches: &mut dyn FnMut() -> Result<(), F
     let watch = watch::watch(Duration::ZERO);
     let opened = call(|| client.graph_prepare()).and_then(|()| call(|| client.start_capture()));
     let launched = opened.and_then(|()| launches());
-    // Also where it was not opened: the stream is held from the preparation on.
-    let graph = call(|| client.stop_capture());
+    // Also where it was not opened: the stream is held from the preparation on. Where that fails before the stream records no more (a panic over what
+    // is still to be recorded), once more: what comes of that is not whole.
+    let stop = || call(|| client.stop_capture());
+    let graph = stop().inspect_err(|_| drop(stop()));
     launched?;
     check(&watch).map_err(Fault::failed)?;
     graph
@@ -31,9 +33,9 @@ pub(super) fn record(client: &Client, launches: &mut dyn FnMut() -> Result<(), F
 /// When CubeCL refuses it.
 ///
 /// # Safety
-/// The memory that was recorded is still there, and nobody else uses it until the replay is done.
+/// The memory that was recorded is still there; what other streams were asked to do with it is done, and they are asked for nothing until the replay is.
 pub(super) unsafe fn replay(graph: &Graph) -> Result<(), Fault> {
-    // SAFETY: the caller's promise; all that writes or reads the memory goes by the stream that recorded.
+    // SAFETY: the caller's promise.
     call(|| unsafe { graph.replay() })
 }
 

@@ -64,9 +64,10 @@ impl WgpuEngine {
 
     /// An engine for one instance, on a stream of its own.
     pub(crate) fn engine(&self) -> Self {
-        let lane = Lane::take();
+        let lane = Lane::take(&self.id);
         let mut client = self.client.clone();
-        // SAFETY: a client on any stream orders its work behind what other streams were asked for before.
+        // SAFETY: launches, copies and reads are ordered behind what the streams were asked for that own their memory; replays are not, and instances
+        // that share memory wait at the end of their turns.
         unsafe { client.set_stream(lane.stream()) };
         Self { client, lane: Some(Arc::new(lane)), under_way: Arc::default(), ..self.clone() }
     }
@@ -120,7 +121,9 @@ impl Engine for WgpuEngine {
     fn allocate(&self, bytes: u64) -> Result<Handle, Fault> {
         let bytes = bytes.max(1).next_multiple_of(COPY_ALIGNMENT) as usize;
         let empty = || self.client.memory_dedicated_allocation((), |()| self.client.empty(bytes));
-        guarded(empty).map_err(Fault::failed)
+        // CubeCL says how to allocate to the stream of the thread, not to that of the client.
+        let on_lane = || self.lane.as_ref().map_or_else(empty, |lane| lane.stream().executes(empty));
+        guarded(on_lane).map_err(Fault::failed)
     }
 
     fn part(whole: &Handle, start: u64, bytes: u64) -> Handle {
@@ -197,7 +200,7 @@ impl Engine for WgpuEngine {
     }
 
     fn record(&self, launches: &mut dyn FnMut() -> Result<(), Fault>) -> Result<Option<Graph>, Fault> {
-        let alone = self.lane.as_ref().and_then(|_| lane::alone());
+        let alone = self.lane.as_ref().map(|lane| lane.alone()).filter(|alone| !alone.shared());
         alone.map(|_alone| graph::record(&self.client, launches)).transpose()
     }
 
@@ -212,7 +215,11 @@ impl Engine for WgpuEngine {
     }
 
     fn give_back(&self) {
-        if let Err(problem) = guarded(|| self.client.memory_cleanup()) {
+        // CubeCL gives nothing back while some stream records.
+        let _alone = self.lane.as_ref().map(|lane| lane.alone());
+        let given =
+            guarded(|| self.client.memory_cleanup()).and_then(|done| done.map_err(|e| watch::fault(&e).problem));
+        if let Err(problem) = given {
             tracing::debug!("memory was not returned to the device: {problem}");
         }
     }

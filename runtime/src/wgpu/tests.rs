@@ -8,6 +8,7 @@ use ccl_codegen::gpu::{Launch, Ref};
 use ccl_ir::ops::Cast;
 use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
+use cubecl::MemoryScope;
 use cubecl::server::Handle;
 
 use super::lane::Lane;
@@ -237,10 +238,22 @@ fn launches_are_recorded_and_replayed() -> Result<(), RuntimeError> {
 }
 
 #[test]
+fn memory_is_allocated_by_itself() -> Result<(), RuntimeError> {
+    let _alone = alone();
+    // CubeCL's pools would take more than is asked for, and move it.
+    let Some(bench) = Bench::new(1 << 20)? else { return Ok(()) };
+    let report = bench.engine.client.memory_report(MemoryScope::CurrentStream);
+    let [stream] = report.streams.as_slice() else { panic!("{report:?}") };
+    assert_eq!(stream.pools.dedicated.usage.bytes_in_use, 3 * 4 << 20, "{report:?}");
+    assert!(stream.pools.dynamic.iter().all(|pool| pool.usage.bytes_in_use == 0), "{report:?}");
+    Ok(())
+}
+
+#[test]
 fn nothing_is_recorded_while_instances_share_a_stream() -> Result<(), RuntimeError> {
     let _alone = alone();
     let Some(bench) = Bench::new(4)? else { return Ok(()) };
-    let lanes: Vec<Lane> = (0..256).map(|_| Lane::take()).collect();
+    let lanes: Vec<Lane> = (0..256).map(|_| Lane::take(&bench.engine.id)).collect();
     let recorded = bench.engine.record(&mut || Err(Fault::failed("launched")));
     assert!(matches!(recorded, Ok(None)));
     drop(lanes);
