@@ -1,6 +1,10 @@
 //! Matrix products with an epilogue: one square tile of the result a cube, through shared memory; each unit keeps a small square of it in
 //! registers.
 //!
+//! Shared memory holds four rows (or columns) at one depth together, so that a unit reads four numbers at a time. These four are as far apart as
+//! units are along a side of the tile: neighbouring units have neighbouring columns, and store them together. The next tile is asked for before
+//! this one is multiplied.
+//!
 //! Sizes: batches; rows `m`, columns `n` and depth `k` of one product; tiles of rows, tiles of columns; the dimensions that number the
 //! batches, then those that number the rows, outermost first; `a`: first element, strides of the batches, of the rows, of the depth; `b`: first
 //! element, strides of the batches, of the columns, of the depth; the bias, where there is one: first element and stride; each further
@@ -27,6 +31,8 @@ pub struct Product {
     pub a: Slot,
     /// The right factor, one column of the result each.
     pub b: Slot,
+    /// Whether neighbours in memory lie along the depth, of the left and of the right factor; else along rows or columns.
+    pub along: [bool; 2],
     /// Added to the columns.
     pub bias: Option<Slot>,
     /// Further inputs of the epilogue.
@@ -37,7 +43,8 @@ pub struct Product {
     pub output: Slot,
 }
 
-/// How a product is cut into tiles.
+/// How a product is cut into tiles: powers of two, with at least eight units along a side, which have four rows each or more where four
+/// are brought together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {
     /// Rows and columns of the result that a cube computes.
@@ -58,7 +65,20 @@ impl Tile {
     pub fn units(&self) -> u32 {
         self.across() * self.across()
     }
+
+    /// Fours of rows.
+    fn fours(&self) -> u32 {
+        self.side / 4
+    }
+
+    /// Fours of one factor in shared memory.
+    fn kept(&self) -> u32 {
+        self.fours() * self.depth
+    }
 }
+
+/// Four rows or columns at one depth.
+type Four = Vector<f32, Const<4>>;
 
 /// The kernel.
 #[cube]
@@ -73,20 +93,17 @@ pub fn product<E: Float>(
     let side = comptime!(p.tile.side);
     let depth = comptime!(p.tile.depth);
     let micro = comptime!(p.tile.micro as usize);
+    let blocks = comptime!(micro / 4);
     let across = comptime!(p.tile.across());
-    // Rows that the cube loads at once, one element a unit, neighbours along the depth by neighbouring units.
-    let lines = comptime!(p.tile.units() / p.tile.depth);
-    let loads = comptime!((side / lines) as usize);
-    // The odd pitch spreads a column over the banks of shared memory.
-    let pitch = comptime!(side + 1);
+    let loads = comptime!((p.tile.kept() / p.tile.units()) as usize);
     let batch_rank = comptime!(p.batch_rank as usize);
     let row_rank = comptime!(p.row_rank as usize);
     let rows_at = comptime!(6 + batch_rank);
     let a_at = comptime!(rows_at + row_rank);
     let b_at = comptime!(a_at + 2 + batch_rank + row_rank);
 
-    let mut left = Shared::<[f32]>::new_slice(comptime!((depth * pitch) as usize));
-    let mut right = Shared::<[f32]>::new_slice(comptime!((depth * pitch) as usize));
+    let mut left = Shared::<[Four]>::new_slice(comptime!(p.tile.kept() as usize));
+    let mut right = Shared::<[Four]>::new_slice(comptime!(p.tile.kept() as usize));
 
     let cube = CUBE_POS as u32;
     let column_tiles = *sizes.index(5);
@@ -101,8 +118,6 @@ pub fn product<E: Float>(
     let k = *sizes.index(3);
     let batch_index = unravel(batch, sizes, batch_rank, 6usize);
 
-    let line = UNIT_POS / depth;
-    let along = UNIT_POS % depth;
     let a_first = position(&batch_index, sizes, batch_rank, a_at);
     let b_first = position(&batch_index, sizes, batch_rank, b_at);
     let a_step = *sizes.index(comptime!(b_at - 1));
@@ -111,51 +126,117 @@ pub fn product<E: Float>(
     let mut b_lines = Sequence::<u32>::new();
     #[unroll]
     for l in 0..loads {
-        let offset = line + comptime!(l as u32 * lines);
-        let row = unravel(first_row + offset, sizes, row_rank, rows_at);
-        a_lines.push(a_first + distance(&row, sizes, row_rank, comptime!(a_at + 1 + batch_rank)));
-        b_lines.push(b_first + (first_column + offset) * *sizes.index(comptime!(b_at + 1 + batch_rank)));
+        #[unroll]
+        for e in 0..4usize {
+            let row = first_row + row_of(four_of(l, p.tile, comptime!(p.along[0])), e, p.tile);
+            let column = first_column + row_of(four_of(l, p.tile, comptime!(p.along[1])), e, p.tile);
+            let index = unravel(row, sizes, row_rank, rows_at);
+            a_lines.push(a_first + distance(&index, sizes, row_rank, comptime!(a_at + 1 + batch_rank)));
+            b_lines.push(b_first + column * *sizes.index(comptime!(b_at + 1 + batch_rank)));
+        }
     }
 
-    let mut sums = Array::<f32>::new(comptime!(micro * micro));
+    let mut sums = Array::<Four>::new(comptime!(micro * blocks));
     #[unroll]
-    for c in 0..comptime!(micro * micro) {
-        sums[c] = 0f32;
+    for c in 0..comptime!(micro * blocks) {
+        sums[c] = Four::new(0f32);
+    }
+    let mut a_next = Array::<Four>::new(loads);
+    let mut b_next = Array::<Four>::new(loads);
+    #[unroll]
+    for l in 0..loads {
+        let (a_left, b_left) = (rows - min(first_row, rows), columns - min(first_column, columns));
+        a_next[l] = bring::<E>(
+            halves,
+            floats,
+            &a_lines,
+            a_left,
+            0u32,
+            k,
+            a_step,
+            l,
+            p.tile,
+            comptime!(p.along[0]),
+            comptime!(p.a),
+        );
+        b_next[l] = bring::<E>(
+            halves,
+            floats,
+            &b_lines,
+            b_left,
+            0u32,
+            k,
+            b_step,
+            l,
+            p.tile,
+            comptime!(p.along[1]),
+            comptime!(p.b),
+        );
     }
     let x = UNIT_POS % across;
     let y = UNIT_POS / across;
     let steps = (k + comptime!(depth - 1)) / depth;
     for s in 0..steps {
-        let z = s * depth + along;
         #[unroll]
         for l in 0..loads {
-            let offset = line + comptime!(l as u32 * lines);
-            let to = (along * pitch + offset) as usize;
-            left[to] = if first_row + offset < rows && z < k {
-                load::<E>(halves, floats, (*a_lines.index(l) + z * a_step) as usize, comptime!(p.a))
-            } else {
-                0f32
-            };
-            right[to] = if first_column + offset < columns && z < k {
-                load::<E>(halves, floats, (*b_lines.index(l) + z * b_step) as usize, comptime!(p.b))
-            } else {
-                0f32
-            };
+            let a_to =
+                kept_at(depth_of(l, p.tile, comptime!(p.along[0])), four_of(l, p.tile, comptime!(p.along[0])), p.tile);
+            let b_to =
+                kept_at(depth_of(l, p.tile, comptime!(p.along[1])), four_of(l, p.tile, comptime!(p.along[1])), p.tile);
+            left[a_to] = a_next[l];
+            right[b_to] = b_next[l];
         }
         sync_cube();
-        for q in 0..depth {
-            let mut a = Sequence::<f32>::new();
-            let mut b = Sequence::<f32>::new();
+        #[unroll]
+        for l in 0..loads {
+            let z = (s + 1u32) * depth;
+            let (a_left, b_left) = (rows - min(first_row, rows), columns - min(first_column, columns));
+            a_next[l] = bring::<E>(
+                halves,
+                floats,
+                &a_lines,
+                a_left,
+                z,
+                k,
+                a_step,
+                l,
+                p.tile,
+                comptime!(p.along[0]),
+                comptime!(p.a),
+            );
+            b_next[l] = bring::<E>(
+                halves,
+                floats,
+                &b_lines,
+                b_left,
+                z,
+                k,
+                b_step,
+                l,
+                p.tile,
+                comptime!(p.along[1]),
+                comptime!(p.b),
+            );
+        }
+        // Several depths in a row, without a jump between them.
+        for group in 0..comptime!(depth / p.tile.micro) {
             #[unroll]
-            for c in 0..micro {
-                a.push(left[(q * pitch + y + comptime!(c as u32 * across)) as usize]);
-                b.push(right[(q * pitch + x + comptime!(c as u32 * across)) as usize]);
-            }
-            #[unroll]
-            for i in 0..micro {
+            for of_group in 0..micro {
+                let q = group * comptime!(p.tile.micro) + comptime!(of_group as u32);
+                let mut a = Sequence::<Four>::new();
+                let mut b = Sequence::<Four>::new();
                 #[unroll]
-                for j in 0..micro {
-                    sums[comptime!(i * micro + j)] += *a.index(i) * *b.index(j);
+                for c in 0..blocks {
+                    a.push(left[kept_at(q, y, p.tile) + comptime!(c * across as usize)]);
+                    b.push(right[kept_at(q, x, p.tile) + comptime!(c * across as usize)]);
+                }
+                #[unroll]
+                for i in 0..micro {
+                    let of_row = Four::new(a.index(comptime!(i / 4)).extract(comptime!(i % 4)));
+                    #[unroll]
+                    for j in 0..blocks {
+                        sums[comptime!(i * blocks + j)] += of_row * *b.index(j);
+                    }
                 }
             }
         }
@@ -169,7 +250,7 @@ pub fn product<E: Float>(
             let row = first_row + y + comptime!(i as u32 * across);
             let column = first_column + x + comptime!(j as u32 * across);
             if row < rows && column < columns {
-                let sum = sums[comptime!(i * micro + j)];
+                let sum = sums[comptime!(i * blocks + j / 4)].extract(comptime!(j % 4));
                 finish::<E>(
                     halves,
                     floats,
@@ -185,6 +266,69 @@ pub fn product<E: Float>(
             }
         }
     }
+}
+
+/// Which four rows a unit brings the `l`-th time. Neighbouring units bring what is next to each other in memory.
+#[cube]
+fn four_of(#[comptime] l: usize, #[comptime] tile: Tile, #[comptime] along: bool) -> u32 {
+    if comptime!(along) {
+        UNIT_POS / comptime!(tile.depth) + comptime!(l as u32 * (tile.units() / tile.depth))
+    } else {
+        UNIT_POS % comptime!(tile.fours())
+    }
+}
+
+/// At which depth of the tile.
+#[cube]
+fn depth_of(#[comptime] l: usize, #[comptime] tile: Tile, #[comptime] along: bool) -> u32 {
+    if comptime!(along) {
+        UNIT_POS % comptime!(tile.depth)
+    } else {
+        UNIT_POS / comptime!(tile.fours()) + comptime!(l as u32 * (tile.units() / tile.fours()))
+    }
+}
+
+/// The `e`-th row of four, in the tile.
+#[cube]
+fn row_of(four: u32, #[comptime] e: usize, #[comptime] tile: Tile) -> u32 {
+    let across = comptime!(tile.across());
+    four / across * comptime!(4 * across) + four % across + comptime!(e as u32 * across)
+}
+
+/// Where four rows at a depth are in shared memory: a column of them is spread over its banks. Fours that are a multiple of eight apart stay so.
+#[cube]
+fn kept_at(z: u32, four: u32, #[comptime] tile: Tile) -> usize {
+    (z * comptime!(tile.fours()) + (four ^ (z % 8u32))) as usize
+}
+
+/// What a unit brings the `l`-th time of the tile of a factor that begins at depth `first`: zeros behind the factor's last row, of which `left` are
+/// ahead, and behind depth `k`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn bring<E: Float>(
+    halves: &Sequence<Box<[E]>>,
+    floats: &Sequence<Box<[f32]>>,
+    lines: &Sequence<u32>,
+    left: u32,
+    first: u32,
+    k: u32,
+    step: u32,
+    #[comptime] l: usize,
+    #[comptime] tile: Tile,
+    #[comptime] along: bool,
+    #[comptime] slot: Slot,
+) -> Four {
+    let z = first + depth_of(l, tile, along);
+    let four = four_of(l, tile, along);
+    let mut brought = Four::new(0f32);
+    #[unroll]
+    for e in 0..4usize {
+        if row_of(four, e, tile) < left && z < k {
+            brought
+                .insert(e, load::<E>(halves, floats, (*lines.index(comptime!(4 * l + e)) + z * step) as usize, slot));
+        }
+    }
+    brought
 }
 
 /// Bias, epilogue and store of one sum.

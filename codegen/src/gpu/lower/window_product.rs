@@ -4,11 +4,19 @@ use ccl_ir::Partition;
 use ccl_ir::plan::Call;
 
 use super::attention::{Plan, count, fits};
-use super::product::tile;
 use crate::gpu::blueprint::Kernel;
+use crate::gpu::kernels::product::Tile;
 use crate::gpu::kernels::window_product::{Side, WindowProduct};
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::Target;
+use crate::gpu::target::{Target, Tiles};
+
+/// Tiles of a target.
+fn tile(target: &Target) -> Tile {
+    match target.tiles {
+        Tiles::Small => Tile { side: 16, depth: 8, micro: 2 },
+        Tiles::Large => Tile { side: 64, depth: 16, micro: 4 },
+    }
+}
 
 /// `WindowDots` and `WindowSpread`.
 pub(super) fn window_product(
