@@ -16,8 +16,9 @@ use ccl_ir::ops::NO_KEYS;
 use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::attention_keys::{FLOOR, HIDDEN, Keys, at, base, fetch, group, source, term};
-use super::{load, store};
+use super::attention_keys::{FLOOR, HIDDEN, Keys, at, group, queries, source, term};
+use super::attention_rows::{dots, fetch, keep, spread};
+use super::{Four, store};
 use crate::gpu::blueprint::Slot;
 
 /// Rows of units in a cube.
@@ -54,14 +55,24 @@ impl Tile {
         self.chunk.div_ceil(self.columns)
     }
 
-    /// Distance between queries in shared memory. Distances are odd, so that a column's elements lie in different banks.
-    pub fn query_stride(&self) -> u32 {
-        self.dim | 1
+    /// Fours of channels of a chunk that one unit has; the last may have fewer.
+    pub fn blocks(&self) -> u32 {
+        self.channels().div_ceil(4)
     }
 
-    /// Distance between keys or values in shared memory.
+    /// Channels of four `b` of a chunk.
+    pub fn in_four(&self, b: u32) -> u32 {
+        (self.channels() - 4 * b).min(4)
+    }
+
+    /// Distance between queries in shared memory, in fours. Distances are odd, so that a column's elements lie in different banks.
+    pub fn query_stride(&self) -> u32 {
+        (self.chunks() * self.blocks() * self.columns) | 1
+    }
+
+    /// Distance between keys or values in shared memory, in fours.
     pub fn key_stride(&self) -> u32 {
-        (self.channels() * self.columns) | 1
+        (self.blocks() * self.columns) | 1
     }
 
     /// Distance between rows of scores.
@@ -71,8 +82,8 @@ impl Tile {
 
     /// Shared memory, in bytes.
     pub fn shared_bytes(&self) -> u32 {
-        let rows = self.query_stride() + self.score_stride() + self.columns;
-        4 * (self.queries * rows + self.keys * self.key_stride())
+        let rows = 4 * self.query_stride() + self.score_stride() + self.columns;
+        4 * (self.queries * rows + 4 * self.keys * self.key_stride())
     }
 }
 
@@ -150,16 +161,17 @@ pub fn attention<E: Float>(
     let from = min(part * size, keys);
     let to = min(part * size + size, keys);
 
-    let mut q = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
+    let mut q = Shared::<[Four]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
     // A tile of keys, then of values.
-    let mut kv = Shared::<[f32]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
+    let mut kv = Shared::<[Four]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
     let mut scores = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.score_stride()) as usize));
     // What the units of a row tell each other.
     let mut shares = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.columns) as usize));
 
     let lead = comptime!(a.lead as usize);
-    let q_from = base(sizes, batch, head, lead, at::Q, 1usize);
-    queries::<E>(halves, floats, sizes, &mut q, q_from, query, query_end, comptime!(a.q), tile);
+    let scale = f32::new(comptime!(1.0 / (tile.dim as f32).sqrt()));
+    let q_from = queries(sizes, batch, head, lead);
+    keep::<E>(halves, floats, &mut q, &q_from, query, query_end, scale, comptime!(a.q), tile);
     let k_from = source(sizes, batch, head, group.key, comptime!([at::K, at::CK]), lead, 2usize);
     let v_from = source(sizes, batch, head, group.key, comptime!([at::V, at::CV]), lead, 3usize);
     let mut result = Array::<f32>::new(comptime!(rows * all));
@@ -188,24 +200,7 @@ pub fn attention<E: Float>(
             let context = comptime!(a.context.map(|slots| slots[0]));
             fetch::<E>(halves, floats, &mut kv, &k_from, first, to, comptime!(c as u32), tile, comptime!(a.k), context);
             sync_cube();
-            for d in 0..comptime!(tile.width(c as u32)) {
-                let mut key = Array::<f32>::new(columns);
-                #[unroll]
-                for j in 0..columns {
-                    let row = x + comptime!(j as u32 * tile.columns);
-                    key[j] = kv[(row * comptime!(tile.key_stride()) + d) as usize];
-                }
-                #[unroll]
-                for r in 0..rows {
-                    let row = y + comptime!(r as u32 * ROWS);
-                    let channel = d + comptime!(c as u32 * tile.chunk);
-                    let value = q[(row * comptime!(tile.query_stride()) + channel) as usize];
-                    #[unroll]
-                    for j in 0..columns {
-                        score[comptime!(r * columns + j)] += value * key[j];
-                    }
-                }
-            }
+            dots(&mut score, &q, &kv, comptime!(c as u32), tile);
             // The keys are read, before values or other channels take their place.
             sync_cube();
         }
@@ -259,23 +254,7 @@ pub fn attention<E: Float>(
             let context = comptime!(a.context.map(|slots| slots[1]));
             fetch::<E>(halves, floats, &mut kv, &v_from, first, to, comptime!(c as u32), tile, comptime!(a.v), context);
             sync_cube();
-            for key in 0..comptime!(tile.keys) {
-                let mut weight = Array::<f32>::new(rows);
-                #[unroll]
-                for r in 0..rows {
-                    let row = y + comptime!(r as u32 * ROWS);
-                    weight[r] = scores[(row * comptime!(tile.score_stride()) + key) as usize];
-                }
-                #[unroll]
-                for d in 0..channels {
-                    let channel = x + comptime!(d as u32 * tile.columns);
-                    let value = kv[(key * comptime!(tile.key_stride()) + channel) as usize];
-                    #[unroll]
-                    for r in 0..rows {
-                        result[comptime!(r * all + c * channels + d)] += weight[r] * value;
-                    }
-                }
-            }
+            spread(&mut result, &scores, &kv, comptime!(c as u32), tile);
             sync_cube();
         }
     }
@@ -299,36 +278,6 @@ pub fn attention<E: Float>(
             let (query, top) = (query + row, top[r]);
             let a = comptime!(a.clone());
             finish::<E>(half_outs, float_outs, sizes, &result, entry, head, query, top, total, comptime!(r * all), a);
-        }
-    }
-}
-
-/// Brings the queries `first .. end`, scaled, to shared memory; 0 behind them.
-#[cube]
-pub fn queries<E: Float>(
-    halves: &Sequence<Box<[E]>>,
-    floats: &Sequence<Box<[f32]>>,
-    sizes: &Sequence<u32>,
-    q: &mut Shared<[f32]>,
-    from: u32,
-    first: u32,
-    end: u32,
-    #[comptime] slot: Slot,
-    #[comptime] tile: Tile,
-) {
-    let scale = f32::new(comptime!(1.0 / (tile.dim as f32).sqrt()));
-    for i in 0..comptime!(tile.queries / ROWS) {
-        let row = UNIT_POS_Y + i * ROWS;
-        let from = from + (first + row) * *sizes.index(comptime!(at::Q + 1));
-        for j in 0..comptime!(tile.dim.div_ceil(tile.columns)) {
-            let d = UNIT_POS_X + j * comptime!(tile.columns);
-            if d < comptime!(tile.dim) {
-                let mut value = 0.0f32;
-                if first + row < end {
-                    value = load::<E>(halves, floats, (from + d) as usize, slot);
-                }
-                q[(row * comptime!(tile.query_stride()) + d) as usize] = value * scale;
-            }
         }
     }
 }

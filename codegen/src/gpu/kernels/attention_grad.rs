@@ -25,9 +25,10 @@ use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::attention::{ROWS, Tile};
-use super::attention_grad_rows::{dots, keep, met_queries, of_query, rows, spread, statistics, sum_place};
-use super::attention_keys::{FLOOR, HIDDEN, Keys, Source, at, fetch, group, source, term};
-use super::store;
+use super::attention_grad_rows::{met_queries, of_query, rows, statistics, sum_place};
+use super::attention_keys::{FLOOR, HIDDEN, Keys, Source, at, group, source, term};
+use super::attention_rows::{dots, fetch, keep, spread};
+use super::{Four, store};
 use crate::gpu::blueprint::Slot;
 
 /// Whose gradients a kernel computes.
@@ -91,8 +92,8 @@ impl AttentionGrad {
 
     /// Shared memory, in bytes.
     pub fn shared_bytes(side: Side, tile: &Tile) -> u32 {
-        let kept = tile.queries * (2 * tile.query_stride() + tile.score_stride());
-        4 * (kept + tile.keys * tile.key_stride() + Self::queries(side, tile) * (tile.columns + 2))
+        let kept = tile.queries * (8 * tile.query_stride() + tile.score_stride());
+        4 * (kept + 4 * tile.keys * tile.key_stride() + Self::queries(side, tile) * (tile.columns + 2))
     }
 }
 
@@ -148,19 +149,19 @@ pub fn attention_grad<E: Float>(
     let to = select(there, to, from);
     let turns = if comptime!(side == Side::Context) { *sizes.index(at::BATCHES) } else { u32::new(1) };
 
-    let mut kept = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
-    let mut second = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
+    let mut kept = Shared::<[Four]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
+    let mut second = Shared::<[Four]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
     // A chunk of walked rows.
-    let mut walked = Shared::<[f32]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
+    let mut walked = Shared::<[Four]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
     let mut weights = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.score_stride()) as usize));
     // What the units of a row tell each other; then log-sum-exp and `o g` of each query of the tile.
     let mut shares = Shared::<[f32]>::new_slice(comptime!((queries * tile.columns) as usize));
     let mut stats = Shared::<[f32]>::new_slice(comptime!((2 * queries) as usize));
 
     let place = rows(sizes, entry, head, lead, comptime!((side, 0usize)));
-    keep::<E>(halves, floats, &mut kept, &place, first, end, comptime!(a.kept[0]), tile);
+    keep::<E>(halves, floats, &mut kept, &place, first, end, 1.0f32, comptime!(a.kept[0]), tile);
     let place = rows(sizes, entry, head, lead, comptime!((side, 1usize)));
-    keep::<E>(halves, floats, &mut second, &place, first, end, comptime!(a.kept[1]), tile);
+    keep::<E>(halves, floats, &mut second, &place, first, end, 1.0f32, comptime!(a.kept[1]), tile);
     if comptime!(side == Side::Queries) {
         statistics::<E>(halves, floats, sizes, &mut shares, &mut stats, entry, head, first, end, comptime!(a.clone()));
     }
@@ -298,7 +299,7 @@ pub fn attention_grad<E: Float>(
 fn bring<E: Float>(
     halves: &Sequence<Box<[E]>>,
     floats: &Sequence<Box<[f32]>>,
-    walked: &mut Shared<[f32]>,
+    walked: &mut Shared<[Four]>,
     source: &Source,
     start: u32,
     to: u32,

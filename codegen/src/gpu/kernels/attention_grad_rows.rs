@@ -1,4 +1,4 @@
-//! Rows of [`super::attention_grad`]: where they are, which meet, and the products of a tile of them.
+//! Rows of [`super::attention_grad`]: where they are, and which meet.
 
 use cubecl::prelude::*;
 
@@ -36,34 +36,6 @@ pub fn rows(
         base(sizes, batch, head, lead, operand, number)
     };
     Source { run, stride: *sizes.index(comptime!(operand + 1)), context: 0u32, context_stride: 0u32, tokens: 0u32 }
-}
-
-/// Brings the rows `first .. end` to shared memory; 0 behind them.
-#[cube]
-pub fn keep<E: Float>(
-    halves: &Sequence<Box<[E]>>,
-    floats: &Sequence<Box<[f32]>>,
-    kept: &mut Shared<[f32]>,
-    source: &Source,
-    first: u32,
-    end: u32,
-    #[comptime] slot: Slot,
-    #[comptime] tile: Tile,
-) {
-    for i in 0..comptime!(tile.queries / ROWS) {
-        let row = UNIT_POS_Y + i * ROWS;
-        let from = source.run + (first + row) * source.stride;
-        for j in 0..comptime!(tile.dim.div_ceil(tile.columns)) {
-            let d = UNIT_POS_X + j * comptime!(tile.columns);
-            if d < comptime!(tile.dim) {
-                let mut value = 0.0f32;
-                if first + row < end {
-                    value = load::<E>(halves, floats, (from + d) as usize, slot);
-                }
-                kept[(row * comptime!(tile.query_stride()) + d) as usize] = value;
-            }
-        }
-    }
 }
 
 /// For the queries `first .. end` of a tile: the log-sum-exp, and behind it the sum of result times gradient. Ends with a barrier.
@@ -174,68 +146,6 @@ pub fn met_queries(
                 }
             }
             (from, to)
-        }
-    }
-}
-
-/// Adds the products of kept rows with chunk `c` of the walked rows.
-#[cube]
-pub fn dots(
-    sums: &mut Array<f32>,
-    kept: &Shared<[f32]>,
-    walked: &Shared<[f32]>,
-    #[comptime] c: u32,
-    #[comptime] tile: Tile,
-) {
-    let rows = comptime!((tile.queries / ROWS) as usize);
-    let columns = comptime!((tile.keys / tile.columns) as usize);
-    for d in 0..comptime!(tile.width(c)) {
-        let mut other = Array::<f32>::new(columns);
-        #[unroll]
-        for j in 0..columns {
-            let row = UNIT_POS_X + comptime!(j as u32 * tile.columns);
-            other[j] = walked[(row * comptime!(tile.key_stride()) + d) as usize];
-        }
-        #[unroll]
-        for r in 0..rows {
-            let row = UNIT_POS_Y + comptime!(r as u32 * ROWS);
-            let channel = d + comptime!(c * tile.chunk);
-            let value = kept[(row * comptime!(tile.query_stride()) + channel) as usize];
-            #[unroll]
-            for j in 0..columns {
-                sums[comptime!(r * columns + j)] += value * other[j];
-            }
-        }
-    }
-}
-
-/// Adds the walked rows' chunk `c`, weighted.
-#[cube]
-pub fn spread(
-    sums: &mut Array<f32>,
-    weights: &Shared<[f32]>,
-    walked: &Shared<[f32]>,
-    #[comptime] c: u32,
-    #[comptime] tile: Tile,
-) {
-    let rows = comptime!((tile.queries / ROWS) as usize);
-    let channels = comptime!(tile.channels() as usize);
-    let all = comptime!(tile.chunks() as usize * channels);
-    for other in 0..comptime!(tile.keys) {
-        let mut weight = Array::<f32>::new(rows);
-        #[unroll]
-        for r in 0..rows {
-            let row = UNIT_POS_Y + comptime!(r as u32 * ROWS);
-            weight[r] = weights[(row * comptime!(tile.score_stride()) + other) as usize];
-        }
-        #[unroll]
-        for d in 0..channels {
-            let channel = UNIT_POS_X + comptime!(d as u32 * tile.columns);
-            let value = walked[(other * comptime!(tile.key_stride()) + channel) as usize];
-            #[unroll]
-            for r in 0..rows {
-                sums[comptime!(r * all + c as usize * channels + d)] += weight[r] * value;
-            }
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Which keys the queries of a cube see, where they are, and bringing a tile of them to shared memory: parts of
-//! [`super::attention`] and of its gradient.
+//! Which keys the queries of a cube see, and where they are: parts of [`super::attention`] and of its gradient.
 //!
 //! Groups are computed from a partition's numbers as `ccl_ir::partition` defines them, so that no index is stored anywhere.
 
@@ -10,7 +9,6 @@ use ccl_ir::partition::Edge;
 use cubecl::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::attention::{ROWS, Tile};
 use super::load;
 use crate::gpu::blueprint::Slot;
 
@@ -147,47 +145,11 @@ pub fn source(
     Source { run, stride, context, context_stride, tokens: *sizes.index(at::CONTEXT) }
 }
 
-/// Brings chunk `c` of the keys or values `first ..` to shared memory, 0 for those from `to` on: they are not read.
+/// Where the queries of a batch entry and head are.
 #[cube]
-pub fn fetch<E: Float>(
-    halves: &Sequence<Box<[E]>>,
-    floats: &Sequence<Box<[f32]>>,
-    kv: &mut Shared<[f32]>,
-    source: &Source,
-    first: u32,
-    to: u32,
-    #[comptime] c: u32,
-    #[comptime] tile: Tile,
-    #[comptime] slot: Slot,
-    #[comptime] context: Option<Slot>,
-) {
-    for i in 0..comptime!(tile.keys / ROWS) {
-        let row = UNIT_POS_Y + i * ROWS;
-        let key = first + row;
-        for j in 0..comptime!(tile.channels()) {
-            let d = UNIT_POS_X + j * comptime!(tile.columns);
-            let mut value = 0.0f32;
-            if key < to && d < comptime!(tile.width(c)) {
-                let channel = d + comptime!(c * tile.chunk);
-                match comptime!(context) {
-                    Some(context) => {
-                        if key < source.tokens {
-                            let place = source.context + key * source.context_stride + channel;
-                            value = load::<E>(halves, floats, place as usize, comptime!(context));
-                        } else {
-                            let place = source.run + (key - source.tokens) * source.stride + channel;
-                            value = load::<E>(halves, floats, place as usize, slot);
-                        }
-                    }
-                    None => {
-                        let place = source.run + key * source.stride + channel;
-                        value = load::<E>(halves, floats, place as usize, slot);
-                    }
-                }
-            }
-            kv[(row * comptime!(tile.key_stride()) + d) as usize] = value;
-        }
-    }
+pub fn queries(sizes: &Sequence<u32>, batch: u32, head: u32, #[comptime] lead: usize) -> Source {
+    let run = base(sizes, batch, head, lead, at::Q, 1usize);
+    Source { run, stride: *sizes.index(comptime!(at::Q + 1)), context: 0u32, context_stride: 0u32, tokens: 0u32 }
 }
 
 /// What is added to the scores of a key: the mask, or `ln n` for a key that counts `n` times.

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod attention_grad;
 pub mod attention_grad_rows;
 pub mod attention_keys;
+pub mod attention_rows;
 pub mod elementwise;
 pub mod gather;
 pub mod merge;
@@ -23,6 +24,9 @@ pub mod window_product;
 use cubecl::prelude::*;
 
 use super::blueprint::{Class, Slot};
+
+/// Four numbers that a unit reads from shared memory at once.
+pub type Four = Vector<f32, Const<4>>;
 
 /// Element `at` of an operand of real numbers, as `f32`. Whole numbers are read from their own list.
 #[cube]

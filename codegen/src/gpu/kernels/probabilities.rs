@@ -6,9 +6,10 @@
 
 use cubecl::prelude::*;
 
-use super::attention::{Attention, ROWS, queries};
-use super::attention_keys::{FLOOR, Group, HIDDEN, Source, at, base, fetch, group, source, term};
-use super::store;
+use super::attention::{Attention, ROWS};
+use super::attention_keys::{FLOOR, Group, HIDDEN, Source, at, group, queries, source, term};
+use super::attention_rows::{dots, fetch, keep};
+use super::{Four, store};
 
 /// The kernel.
 #[cube]
@@ -40,15 +41,16 @@ pub fn probabilities<E: Float>(
     let query_end = select(there, group.query_end, 0u32);
     let keys = select(there, *sizes.index(at::CONTEXT) + group.keys, 0u32);
 
-    let mut q = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
-    let mut kv = Shared::<[f32]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
+    let mut q = Shared::<[Four]>::new_slice(comptime!((tile.queries * tile.query_stride()) as usize));
+    let mut kv = Shared::<[Four]>::new_slice(comptime!((tile.keys * tile.key_stride()) as usize));
     // What the units of a row tell each other.
     let mut tops = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.columns) as usize));
     let mut sums = Shared::<[f32]>::new_slice(comptime!((tile.queries * tile.columns) as usize));
 
     let lead = comptime!(a.lead as usize);
-    let q_from = base(sizes, batch, head, lead, at::Q, 1usize);
-    queries::<E>(halves, floats, sizes, &mut q, q_from, query, query_end, comptime!(a.q), tile);
+    let scale = f32::new(comptime!(1.0 / (tile.dim as f32).sqrt()));
+    let q_from = queries(sizes, batch, head, lead);
+    keep::<E>(halves, floats, &mut q, &q_from, query, query_end, scale, comptime!(a.q), tile);
     let k_from = source(sizes, batch, head, group.key, comptime!([at::K, at::CK]), lead, 2usize);
     // A unit keeps the largest score of its own keys, and their sum.
     let mut top = Array::<f32>::new(rows);
@@ -159,8 +161,8 @@ fn scores<E: Float>(
     halves: &Sequence<Box<[E]>>,
     floats: &Sequence<Box<[f32]>>,
     sizes: &Sequence<u32>,
-    q: &Shared<[f32]>,
-    kv: &mut Shared<[f32]>,
+    q: &Shared<[Four]>,
+    kv: &mut Shared<[Four]>,
     from: &Source,
     group: &Group,
     batch: u32,
@@ -172,7 +174,6 @@ fn scores<E: Float>(
     let tile = comptime!(a.tile);
     let rows = comptime!((tile.queries / ROWS) as usize);
     let columns = comptime!((tile.keys / tile.columns) as usize);
-    let (x, y) = (UNIT_POS_X, UNIT_POS_Y);
     #[unroll]
     for i in 0..comptime!(rows * columns) {
         score[i] = 0.0;
@@ -182,25 +183,13 @@ fn scores<E: Float>(
         let context = comptime!(a.context.map(|slots| slots[0]));
         fetch::<E>(halves, floats, kv, from, first, to, comptime!(c as u32), tile, comptime!(a.k), context);
         sync_cube();
-        for d in 0..comptime!(tile.width(c as u32)) {
-            #[unroll]
-            for r in 0..rows {
-                let row = y + comptime!(r as u32 * ROWS);
-                let channel = d + comptime!(c as u32 * tile.chunk);
-                let value = q[(row * comptime!(tile.query_stride()) + channel) as usize];
-                #[unroll]
-                for j in 0..columns {
-                    let key = x + comptime!(j as u32 * tile.columns);
-                    score[comptime!(r * columns + j)] += value * kv[(key * comptime!(tile.key_stride()) + d) as usize];
-                }
-            }
-        }
+        dots(score, q, &*kv, comptime!(c as u32), tile);
         // The keys are read, before others take their place.
         sync_cube();
     }
     #[unroll]
     for j in 0..columns {
-        let key = first + x + comptime!(j as u32 * tile.columns);
+        let key = first + UNIT_POS_X + comptime!(j as u32 * tile.columns);
         let term = term::<E>(halves, floats, sizes, group, batch, key, to, comptime!(a.mask), comptime!(a.keys));
         #[unroll]
         for r in 0..rows {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elementwise::run;
 use super::walk::{distance, position, unravel};
-use super::{load, store};
+use super::{Four, load, store};
 use crate::gpu::blueprint::{Program, Slot};
 
 /// A product.
@@ -76,9 +76,6 @@ impl Tile {
         self.fours() * self.depth
     }
 }
-
-/// Four rows or columns at one depth.
-type Four = Vector<f32, Const<4>>;
 
 /// The kernel.
 #[cube]
