@@ -138,6 +138,16 @@ fn large_tiles_agree_too() {
     let product = vec![f32(&[2, 70, 37]), f32(&[131, 37]), f32(&[131]), f32(&[2, 1, 131]), f32(&[2, 70, 131])];
     of(linear(true, Some(residual()), None).into(), product);
     of(MatMul { transpose_b: false, out: None }.into(), vec![f32(&[2, 65, 17]), f32(&[2, 17, 66])]);
+    // Enough for the largest: rows in two dimensions that do not join, a left factor that lies along its rows.
+    let rows = |c: &mut Call| {
+        c.inputs[0].offset = 5;
+        c.inputs[0].strides = vec![50 * 170 + 3, 50, 1];
+    };
+    let product = vec![f32(&[2, 170, 20]), f32(&[330, 20]), f32(&[330]), f32(&[2, 1, 330]), f32(&[2, 170, 330])];
+    check_on(&large, Sample::new(linear(true, Some(residual()), None).into(), product), rows, FULL);
+    let turned = |c: &mut Call| c.inputs[0].strides = vec![20 * 400, 1, 400];
+    let product = Sample::new(MatMul { transpose_b: true, out: None }.into(), [f32(&[2, 330, 20]), f32(&[2, 330, 20])]);
+    check_on(&large, product, turned, FULL);
     let m = f32(&[2, 1, 600]);
     of(NormModulate { eps: 1e-6 }.into(), vec![f32(&[2, 3, 600]), m.clone(), m]);
     of(Softmax {}.into(), vec![f32(&[3, 1000])]);

@@ -296,6 +296,8 @@ fn large_tiles() {
     for (target, gradient) in [
         (large, cca(windows(12, 38, 21, Edge::Mask), DType::F32, 1, 1, 24)),
         (Target::wgpu(), full(Attention::full(), DType::F32, &[1], 20, 40, 128)),
+        (Target::wgpu(), full(Attention::full(), DType::F32, &[1], 9, 17, 72)),
+        (Target::wgpu(), full(Attention::full(), DType::F32, &[1], 9, 17, 160)),
     ] {
         let call = call(&gradient.sample);
         check_call(&target, &call, &buffers(&call, &gradient, |_, _, x| x), SINGLE);

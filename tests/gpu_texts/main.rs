@@ -89,14 +89,21 @@ fn what_is_no_text_is_found() {
 
 /// The kernels of a plan of the 14B model, and how long planning and emission took.
 fn of_14b(layers: usize, clip: &str, target: &Target, dtype: DType) -> (Emitted, Duration) {
-    of_14b_by(RuleSet::default(), layers, clip, target, dtype)
+    of_14b_by(Task::Joint, RuleSet::default(), layers, clip, target, dtype)
 }
 
-/// The same with a set of the algebra's rules.
-fn of_14b_by(rules: RuleSet, layers: usize, clip: &str, target: &Target, dtype: DType) -> (Emitted, Duration) {
+/// The same of a task, with a set of the algebra's rules.
+fn of_14b_by(
+    task: Task,
+    rules: RuleSet,
+    layers: usize,
+    clip: &str,
+    target: &Target,
+    dtype: DType,
+) -> (Emitted, Duration) {
     let begin = Instant::now();
     let config = released(layers);
-    let mut request = Request::new(&config, Task::Joint, Guidance::TwoPass, clip.parse().unwrap());
+    let mut request = Request::new(&config, task, Guidance::TwoPass, clip.parse().unwrap());
     (request.dtype, request.gpu) = (dtype, Some(target.clone()));
     request.algebra.rules = rules;
     let mut plan = plan(&config, &request).unwrap();
@@ -144,14 +151,16 @@ fn another_clip_needs_no_other_kernel() {
     for (target, dtype) in targets() {
         // The algebra may take another form of the program for a clip of quite another length, whose few kernels differ.
         let clips = [
-            (RuleSet::default(), "21x30x52@158"),
-            (RuleSet::default(), "13x44x80@98"),
-            (RuleSet::None, "21x30x52@158"),
-            (RuleSet::None, "41x44x80@308"),
+            (Task::Joint, RuleSet::default(), "21x30x52@158"),
+            (Task::Joint, RuleSet::default(), "13x44x80@98"),
+            (Task::Joint, RuleSet::None, "21x30x52@158"),
+            (Task::Joint, RuleSet::None, "41x44x80@308"),
+            (Task::T2a, RuleSet::None, "21x44x80@98"),
+            (Task::T2a, RuleSet::None, "21x44x80@308"),
         ];
-        for (rules, clip) in clips {
-            let kernels = of_14b_by(rules, 2, "21x44x80@158", &target, dtype).0;
-            let other = of_14b_by(rules, 2, clip, &target, dtype).0;
+        for (task, rules, clip) in clips {
+            let kernels = of_14b_by(task, rules, 2, "21x44x80@158", &target, dtype).0;
+            let other = of_14b_by(task, rules, 2, clip, &target, dtype).0;
             assert_eq!(blueprints(&kernels), blueprints(&other), "{}: {clip}", target.name);
             let texts = |k: &Emitted| k.kernels.iter().map(|k| k.text.clone()).collect::<BTreeSet<_>>();
             assert_eq!(texts(&kernels), texts(&other), "{}: {clip}", target.name);

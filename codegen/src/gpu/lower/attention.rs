@@ -210,7 +210,7 @@ pub(super) fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> 
     let dim = dim as u32;
     let (columns, keys, most, budget) = match target.tiles {
         Tiles::Small => (8, [16, 8], 8, 16 * 1024),
-        Tiles::Large => (16, [32, 16], 32, 48 * 1024),
+        Tiles::Large => (columns(dim), [32, 16], 32, 48 * 1024),
     };
     let budget = target.shared_bytes.min(budget);
     let needed = (queries.min(most).next_power_of_two() as u32).max(ROWS);
@@ -220,7 +220,17 @@ pub(super) fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> 
         let chunks = chunks.filter(|&chunk| chunk >= dim.min(32));
         chunks.flat_map(move |chunk| keys.map(|keys| Tile { dim, queries, keys, chunk, columns }))
     });
-    tiles.into_iter().find(|tile| tile.shared_bytes() <= budget)
+    tiles.chain(least(dim)).find(|tile| tile.shared_bytes() <= budget)
+}
+
+/// Units along a row of a GPU's cube: as many as leave each four channels of a head, which it reads together, where there are so many.
+pub(super) fn columns(dim: u32) -> u32 {
+    if dim <= 32 { 8 } else { 16 }
+}
+
+/// The tiles with the least in shared memory, for wide heads: chunks without a channel that is not there.
+pub(super) fn least(dim: u32) -> [Tile; 2] {
+    [16, 8].map(|keys| Tile { dim, queries: ROWS, keys, chunk: dim.min(32), columns: 8 })
 }
 
 /// `MergeAttention`.

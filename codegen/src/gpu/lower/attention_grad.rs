@@ -3,7 +3,7 @@
 use ccl_ir::ops::{AttentionGrad, PartitionedContextAttentionGrad};
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, WIDEST, count, on_tensor_cores, readable, rows_of};
+use super::attention::{Plan, WIDEST, columns, count, least, on_tensor_cores, readable, rows_of};
 use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::{ROWS, Tile};
@@ -107,7 +107,7 @@ fn tile(target: &Target, side: Side, dim: usize, rows: usize) -> Option<Tile> {
     let dim = dim as u32;
     let (columns, walked, most, budget) = match target.tiles {
         Tiles::Small => (8, [8, 8], 8, 16 * 1024),
-        Tiles::Large => (16, [32, 16], if side == Side::Context { 8 } else { 16 }, 48 * 1024),
+        Tiles::Large => (columns(dim), [32, 16], if side == Side::Context { 8 } else { 16 }, 48 * 1024),
     };
     let budget = target.shared_bytes.min(budget);
     let needed = (rows.min(most).next_power_of_two() as u32).max(ROWS);
@@ -117,5 +117,5 @@ fn tile(target: &Target, side: Side, dim: usize, rows: usize) -> Option<Tile> {
         let chunks = chunks.filter(|&chunk| chunk >= dim.min(32));
         chunks.flat_map(move |chunk| walked.map(|keys| Tile { dim, queries, keys, chunk, columns }))
     });
-    tiles.into_iter().find(|tile| Blueprint::shared_bytes(side, tile) <= budget)
+    tiles.chain(least(dim)).find(|tile| Blueprint::shared_bytes(side, tile) <= budget)
 }

@@ -12,13 +12,14 @@ use crate::gpu::target::{Target, Tiles};
 use crate::gpu::tensor::product::{Columns, DEPTH, Factor as TensorFactor, TensorProduct};
 use crate::gpu::tensor::tiles::ProductProblem;
 
-/// Tiles of plain arithmetic that GPUs can choose from, and how much of their arithmetic they reach, relatively: of 128 numbers that a multiprocessor could
-/// multiply while it reads 128 bytes of shared memory.
+/// Tiles of plain arithmetic that GPUs can choose from, and how much of their arithmetic they are expected to reach, relatively.
 const TILES: [(Tile, u64); 2] =
     [(Tile { side: 128, depth: 8, micro: 8 }, 4), (Tile { side: 64, depth: 16, micro: 4 }, 3)];
 
-/// The tile of `batches` products of plain arithmetic with `m` rows and `n` columns: that by which the busiest multiprocessor has the least to do.
-fn tile(target: &Target, batches: u64, m: u64, n: u64) -> Tile {
+/// The tile of plain arithmetic for a product: that by which the busiest multiprocessor has the least to do. Products of a class have the same, so that a
+/// clip of another length takes the same kernels.
+fn tile(target: &Target, problem: &ProductProblem) -> Tile {
+    let ProductProblem { batches, m, n, .. } = problem.class();
     let busiest = |&(tile, rate): &(Tile, u64)| {
         let side = u64::from(tile.side);
         let cubes = batches.saturating_mul(m.div_ceil(side)).saturating_mul(n.div_ceil(side));
@@ -223,7 +224,7 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
     let problem = ProductProblem { batches, m, n, k, along, bulk };
     let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
-    let plain = tile(target, batches, m, n);
+    let plain = tile(target, &problem);
     let sides = tensor.map_or([plain.side; 2], |tile| tile.sides);
     let tiles = [m.div_ceil(sides[0].into()), n.div_ceil(sides[1].into())];
     // Positions of masked rows, columns and depths are computed, though nothing is read there.

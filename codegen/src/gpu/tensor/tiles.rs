@@ -176,7 +176,7 @@ impl ProductProblem {
 
     /// The problem that stands for all that take the same tile. Tokens are told apart coarsely, so that a clip of another length takes the same
     /// kernels; of a linear map, which is what the copy engine brings with a left factor whose depth is contiguous, columns and depth are a weight's.
-    fn class(&self) -> Self {
+    pub(in crate::gpu) fn class(&self) -> Self {
         let of_weight = if self.bulk && self.along[0] { weight_class } else { token_class };
         let [m, n, k] = [token_class(self.m), of_weight(self.n), of_weight(self.k)];
         Self { batches: self.batches.min(2), m, n, k, ..*self }
