@@ -75,6 +75,11 @@ impl Tile {
     fn kept(&self) -> u32 {
         self.fours() * self.depth
     }
+
+    /// Those that a unit brings.
+    fn loads(&self) -> usize {
+        (self.kept() / self.units()) as usize
+    }
 }
 
 /// The kernel.
@@ -92,7 +97,7 @@ pub fn product<E: Float>(
     let micro = comptime!(p.tile.micro as usize);
     let blocks = comptime!(micro / 4);
     let across = comptime!(p.tile.across());
-    let loads = comptime!((p.tile.kept() / p.tile.units()) as usize);
+    let loads = comptime!(p.tile.loads());
     let batch_rank = comptime!(p.batch_rank as usize);
     let row_rank = comptime!(p.row_rank as usize);
     let rows_at = comptime!(6 + batch_rank);
@@ -117,8 +122,6 @@ pub fn product<E: Float>(
 
     let a_first = position(&batch_index, sizes, batch_rank, a_at);
     let b_first = position(&batch_index, sizes, batch_rank, b_at);
-    let a_step = *sizes.index(comptime!(b_at - 1));
-    let b_step = *sizes.index(comptime!(b_at + 2 + batch_rank));
     let mut a_lines = Sequence::<u32>::new();
     let mut b_lines = Sequence::<u32>::new();
     #[unroll]
@@ -132,6 +135,10 @@ pub fn product<E: Float>(
             b_lines.push(b_first + column * *sizes.index(comptime!(b_at + 1 + batch_rank)));
         }
     }
+    let a_step = *sizes.index(comptime!(b_at - 1));
+    let b_step = *sizes.index(comptime!(b_at + 2 + batch_rank));
+    let a = Factor { lines: a_lines, left: rows - min(first_row, rows), step: a_step };
+    let b = Factor { lines: b_lines, left: columns - min(first_column, columns), step: b_step };
 
     let mut sums = Array::<Four>::new(comptime!(micro * blocks));
     #[unroll]
@@ -140,99 +147,36 @@ pub fn product<E: Float>(
     }
     let mut a_next = Array::<Four>::new(loads);
     let mut b_next = Array::<Four>::new(loads);
-    #[unroll]
-    for l in 0..loads {
-        let (a_left, b_left) = (rows - min(first_row, rows), columns - min(first_column, columns));
-        a_next[l] = bring::<E>(
-            halves,
-            floats,
-            &a_lines,
-            a_left,
-            0u32,
-            k,
-            a_step,
-            l,
-            p.tile,
-            comptime!(p.along[0]),
-            comptime!(p.a),
-        );
-        b_next[l] = bring::<E>(
-            halves,
-            floats,
-            &b_lines,
-            b_left,
-            0u32,
-            k,
-            b_step,
-            l,
-            p.tile,
-            comptime!(p.along[1]),
-            comptime!(p.b),
-        );
-    }
+    bring::<E>(halves, floats, &mut a_next, &a, 0u32, k, p.tile, comptime!((p.along[0], p.a)));
+    bring::<E>(halves, floats, &mut b_next, &b, 0u32, k, p.tile, comptime!((p.along[1], p.b)));
     let x = UNIT_POS % across;
     let y = UNIT_POS / across;
     let steps = (k + comptime!(depth - 1)) / depth;
     for s in 0..steps {
-        #[unroll]
-        for l in 0..loads {
-            let a_to =
-                kept_at(depth_of(l, p.tile, comptime!(p.along[0])), four_of(l, p.tile, comptime!(p.along[0])), p.tile);
-            let b_to =
-                kept_at(depth_of(l, p.tile, comptime!(p.along[1])), four_of(l, p.tile, comptime!(p.along[1])), p.tile);
-            left[a_to] = a_next[l];
-            right[b_to] = b_next[l];
-        }
+        put(&mut left, &a_next, p.tile, comptime!(p.along[0]));
+        put(&mut right, &b_next, p.tile, comptime!(p.along[1]));
         sync_cube();
-        #[unroll]
-        for l in 0..loads {
-            let z = (s + 1u32) * depth;
-            let (a_left, b_left) = (rows - min(first_row, rows), columns - min(first_column, columns));
-            a_next[l] = bring::<E>(
-                halves,
-                floats,
-                &a_lines,
-                a_left,
-                z,
-                k,
-                a_step,
-                l,
-                p.tile,
-                comptime!(p.along[0]),
-                comptime!(p.a),
-            );
-            b_next[l] = bring::<E>(
-                halves,
-                floats,
-                &b_lines,
-                b_left,
-                z,
-                k,
-                b_step,
-                l,
-                p.tile,
-                comptime!(p.along[1]),
-                comptime!(p.b),
-            );
-        }
+        let next = (s + 1u32) * depth;
+        bring::<E>(halves, floats, &mut a_next, &a, next, k, p.tile, comptime!((p.along[0], p.a)));
+        bring::<E>(halves, floats, &mut b_next, &b, next, k, p.tile, comptime!((p.along[1], p.b)));
         // Several depths in a row, without a jump between them.
         for group in 0..comptime!(depth / p.tile.micro) {
             #[unroll]
             for of_group in 0..micro {
                 let q = group * comptime!(p.tile.micro) + comptime!(of_group as u32);
-                let mut a = Sequence::<Four>::new();
-                let mut b = Sequence::<Four>::new();
+                let mut on_left = Sequence::<Four>::new();
+                let mut on_right = Sequence::<Four>::new();
                 #[unroll]
                 for c in 0..blocks {
-                    a.push(left[kept_at(q, y, p.tile) + comptime!(c * across as usize)]);
-                    b.push(right[kept_at(q, x, p.tile) + comptime!(c * across as usize)]);
+                    on_left.push(left[kept_at(q, y, p.tile) + comptime!(c * across as usize)]);
+                    on_right.push(right[kept_at(q, x, p.tile) + comptime!(c * across as usize)]);
                 }
                 #[unroll]
                 for i in 0..micro {
-                    let of_row = Four::new(a.index(comptime!(i / 4)).extract(comptime!(i % 4)));
+                    let of_row = Four::new(on_left.index(comptime!(i / 4)).extract(comptime!(i % 4)));
                     #[unroll]
                     for j in 0..blocks {
-                        sums[comptime!(i * blocks + j)] += of_row * *b.index(j);
+                        sums[comptime!(i * blocks + j)] += of_row * *on_right.index(j);
                     }
                 }
             }
@@ -298,34 +242,55 @@ fn kept_at(z: u32, four: u32, #[comptime] tile: Tile) -> usize {
     (z * comptime!(tile.fours()) + (four ^ (z % 8u32))) as usize
 }
 
-/// What a unit brings the `l`-th time of the tile of a factor that begins at depth `first`: zeros behind the factor's last row, of which `left` are
-/// ahead, and behind depth `k`.
+/// One factor, as a unit brings it.
+#[derive(CubeType)]
+struct Factor {
+    /// Where the rows begin that it brings, by turns.
+    lines: Sequence<u32>,
+    /// Rows from the tile's first on.
+    left: u32,
+    /// Distance between neighbours along the depth.
+    step: u32,
+}
+
+/// Brings what a unit has of the tile of a factor that begins at depth `first`: zeros behind the factor's last row and behind depth `k`. `of` says
+/// whether neighbours lie along the depth, and where the factor is.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn bring<E: Float>(
     halves: &Sequence<Box<[E]>>,
     floats: &Sequence<Box<[f32]>>,
-    lines: &Sequence<u32>,
-    left: u32,
+    brought: &mut Array<Four>,
+    factor: &Factor,
     first: u32,
     k: u32,
-    step: u32,
-    #[comptime] l: usize,
     #[comptime] tile: Tile,
-    #[comptime] along: bool,
-    #[comptime] slot: Slot,
-) -> Four {
-    let z = first + depth_of(l, tile, along);
-    let four = four_of(l, tile, along);
-    let mut brought = Four::new(0f32);
+    #[comptime] of: (bool, Slot),
+) {
     #[unroll]
-    for e in 0..4usize {
-        if row_of(four, e, tile) < left && z < k {
-            brought
-                .insert(e, load::<E>(halves, floats, (*lines.index(comptime!(4 * l + e)) + z * step) as usize, slot));
+    for l in 0..comptime!(tile.loads()) {
+        let z = first + depth_of(l, tile, comptime!(of.0));
+        let four = four_of(l, tile, comptime!(of.0));
+        let mut value = Four::new(0f32);
+        #[unroll]
+        for e in 0..4usize {
+            if row_of(four, e, tile) < factor.left && z < k {
+                let at = *factor.lines.index(comptime!(4 * l + e)) + z * factor.step;
+                value.insert(e, load::<E>(halves, floats, at as usize, comptime!(of.1)));
+            }
         }
+        brought[l] = value;
     }
-    brought
+}
+
+/// Puts what was brought into shared memory.
+#[cube]
+fn put(shared: &mut Shared<[Four]>, brought: &Array<Four>, #[comptime] tile: Tile, #[comptime] along: bool) {
+    #[unroll]
+    for l in 0..comptime!(tile.loads()) {
+        let to = kept_at(depth_of(l, tile, along), four_of(l, tile, along), tile);
+        shared[to] = brought[l];
+    }
 }
 
 /// Bias, epilogue and store of one sum.
