@@ -206,7 +206,8 @@ impl<E: Engine> GpuInstance<E> {
                     return self.run_calls(entry, steps, watch);
                 }
                 Err(fault) if fault.lost => return Err(self.fault_of_entry(fault, entry)),
-                // The calls ran one by one before. What a recording that failed in the midst would have written counts as unwritten until it is written.
+                // The calls ran one by one before. CubeCL takes what a failed recording would have written for unwritten until a launch writes it, so a
+                // state that launches read before they write it ends in an error.
                 Err(Fault { problem, .. }) => {
                     tracing::warn!("{entry}: not recorded, its calls run one by one: {problem}");
                     self.unrecorded.insert(entry);

@@ -20,6 +20,7 @@ const TILES: [(Tile, u64); 2] =
 /// clip of another length takes the same kernels.
 fn tile(target: &Target, problem: &ProductProblem) -> Tile {
     let ProductProblem { batches, m, n, .. } = problem.class();
+    // Elements of the result over the rate; twelve keeps them whole.
     let busiest = |&(tile, rate): &(Tile, u64)| {
         let side = u64::from(tile.side);
         let cubes = batches.saturating_mul(m.div_ceil(side)).saturating_mul(n.div_ceil(side));
