@@ -13,7 +13,7 @@ use std::path::Path;
 
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::tensor::tiles::{Problem, ProblemTile, product_tiles};
-use ccl_codegen::gpu::{Kernel, Target};
+use ccl_codegen::gpu::{Kernel, Launch, Target};
 use ccl_ir::partition::Edge;
 use ccl_ir::plan::Call;
 use ccl_ir::{DType, Partition};
@@ -121,6 +121,34 @@ fn few_tiles_share_their_depth() {
     assert_eq!((tile(18480, 5120, 5120).sides, tile(18480, 5120, 5120).slices), ([128, 256], 1));
 }
 
+/// The copy engine is not told of lines that overlap, as those of a broadcast factor do.
+#[test]
+fn what_is_broadcast_is_not_brought_by_the_copy_engine() {
+    let target = target(90);
+    let is_bulk = |step: u64| {
+        let mut call = call(&linear(DType::Bf16, [512, 5120, 5120], End::Plain));
+        call.inputs[0].strides[1] = step;
+        matches!(&launches(&call, &target)[0].blueprint.kernel, Kernel::TensorProduct(p) if p.tile.is_bulk())
+    };
+    assert!(is_bulk(5120) && !is_bulk(0));
+}
+
+/// A kernel to be assembled.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Text {
+    architecture: &'static str,
+    name: String,
+    units: u32,
+    text: String,
+}
+
+impl Text {
+    fn of(architecture: &'static str, name: String, launch: &Launch, target: &Target) -> Self {
+        let (units, text) = (launch.blueprint.units.iter().product(), emit(launch, target).unwrap().text);
+        Self { architecture, name, units, text }
+    }
+}
+
 /// Every tile of the problems that tensor cores solve, in both kinds of half precision and with every way of reading.
 #[test]
 fn no_tile_spills_registers() {
@@ -158,8 +186,8 @@ fn no_tile_spills_registers() {
                     target
                         .choices
                         .choose(&Problem::of(&launches(&call, &target)[0]).unwrap(), ProblemTile::Product(tile));
-                    let text = emit(&launches(&call, &target)[0], &target).unwrap().text;
-                    texts.insert((architecture, format!("{tile:?} {end:?}"), text));
+                    let launch = &launches(&call, &target)[0];
+                    texts.insert(Text::of(architecture, format!("{tile:?} {end:?}"), launch, &target));
                 }
             }
             let windows = windows(21, 880, 158, 23, Edge::Mask);
@@ -173,7 +201,7 @@ fn no_tile_spills_registers() {
                 ] {
                     all_tiles(&call(&sample), &target, architecture, all, &mut texts);
                     for launch in launches(&call(&gradient(&sample)), &target) {
-                        texts.insert((architecture, format!("gradient {dim}"), emit(&launch, &target).unwrap().text));
+                        texts.insert(Text::of(architecture, format!("gradient {dim}"), &launch, &target));
                     }
                 }
             }
@@ -181,13 +209,15 @@ fn no_tile_spills_registers() {
     }
     let wrong: Vec<String> = texts
         .par_iter()
-        .filter_map(|(architecture, name, text)| {
+        .filter_map(|Text { architecture, name, units, text }| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
             let clean = told
                 && log.contains(" 0 bytes spill stores, 0 bytes spill loads")
                 && !log.contains("serialized")
-                && !log.contains("setmaxnreg");
+                && !log.contains("setmaxnreg")
+                // Warps that deal out registers wait for as many as there were at the start: 3 x 128 units with 168.
+                && (*units != 384 || !text.contains("setmaxnreg.inc") || log.contains("Used 168 registers"));
             (!clean).then(|| format!("{name} for {architecture}: {log}"))
         })
         .collect();
@@ -196,20 +226,14 @@ fn no_tile_spills_registers() {
 }
 
 /// The texts of a call's kernel with every tile, or with the one that is taken.
-fn all_tiles(
-    call: &Call,
-    target: &Target,
-    architecture: &'static str,
-    all: bool,
-    texts: &mut BTreeSet<(&'static str, String, String)>,
-) {
+fn all_tiles(call: &Call, target: &Target, architecture: &'static str, all: bool, texts: &mut BTreeSet<Text>) {
     let launch = &launches(call, target)[0];
     let problem = Problem::of(launch).unwrap();
-    texts.insert((architecture, problem.key(), emit(launch, target).unwrap().text));
+    texts.insert(Text::of(architecture, problem.key(), launch, target));
     for tile in problem.tiles(target).into_iter().filter(|_| all) {
         let mut target = target.clone();
         target.choices.choose(&problem, tile);
         let launch = &launches(call, &target)[0];
-        texts.insert((architecture, format!("{} {tile:?}", problem.key()), emit(launch, &target).unwrap().text));
+        texts.insert(Text::of(architecture, format!("{} {tile:?}", problem.key()), launch, &target));
     }
 }

@@ -20,7 +20,9 @@ pub(super) fn encode(map: &TensorMap, address: u64, sizes: &[u32]) -> Result<sys
         _ => (sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
     };
     let at = (address + bytes * size(map.first)) as *mut c_void;
-    let (extents, stride) = (map.extents.map(size), bytes * size(map.stride));
+    let extents = map.extents.map(size);
+    // Of one row the distance to the next is 0 or anything: the driver is told one that it takes.
+    let stride = if extents[1] == 1 { (bytes * extents[0]).next_multiple_of(16) } else { bytes * size(map.stride) };
     let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
     // SAFETY: one description to write; two extents, one distance, two sides and two steps to read.
     unsafe {

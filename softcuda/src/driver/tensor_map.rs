@@ -64,6 +64,9 @@ pub extern "C" fn cuTensorMapEncodeTiled(
         if strides.iter().any(|s| s % 16 != 0 || *s >= 1 << 40) {
             return refuse("a stride is no multiple of 16 or too large");
         }
+        if strides.first().is_some_and(|s| *s < dims[0] * u64::from(element)) {
+            return refuse("a stride is shorter than a row");
+        }
         if tile.iter().any(|t| *t == 0 || *t > 256) || steps.iter().any(|s| *s == 0 || *s > 8) {
             return refuse("a tile size or an element stride is out of range");
         }

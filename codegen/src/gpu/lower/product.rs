@@ -86,6 +86,14 @@ impl Factor {
         1 << all.trailing_zeros().min(3)
     }
 
+    /// Whether so many lines of so many neighbours do not overlap: broadcast ones do.
+    fn lies_apart(&self, outer: &[usize], inner: usize) -> bool {
+        let outer_size: usize = outer.iter().product();
+        let [lines, neighbours] = if self.is_along() { [outer_size, inner] } else { [inner, outer_size] };
+        let step = if self.is_along() { self.outer.last().copied().unwrap_or_default() } else { self.inner };
+        lines <= 1 || step >= neighbours as u64
+    }
+
     fn push(&self, args: &mut Args, batches: &[usize], outer: &[usize], inner: usize) -> Result<(), LowerError> {
         let dims = [batches, outer, &[inner]].concat();
         let strides = [&self.batches[..], &self.outer, &[self.inner]].concat();
@@ -222,7 +230,8 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let along = [parts.a.is_along(), parts.b.is_along()];
     let aligns = [parts.a.align(), parts.b.align()];
     let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
-    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
+    let apart = parts.a.lies_apart(&parts.rows, parts.k) && parts.b.lies_apart(&[parts.n], parts.k);
+    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns) && apart;
     let problem = ProductProblem { batches, m, n, k, along, bulk };
     let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
     let plain = tile(target, &problem);

@@ -29,9 +29,10 @@ __device__ __forceinline__ Group group_of(const u32* sizes, u32 index, int count
   g.key = min(max(start, 0), end - size);
   g.keys = size;
 #elif EDGE == EDGE_MASK
-  int a = min(max(start, 0), end);
-  g.key = a;
-  g.keys = min(max(start + size, a), end) - a;
+  int a = min(max(start, 0), end), keys = min(max(start + size, a), end) - a;
+  // Where there is none, not behind the last: what is not brought has an address all the same.
+  g.key = keys ? a : 0;
+  g.keys = keys;
 #else
   // Tokens before the clip become its first key, those after it its last; a window wholly outside is one key that counts `size` times.
   int before = min(max(-start, 0), size), after = min(max(start + size - end, 0), size);
