@@ -39,6 +39,11 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// The same device with the plainest kernels that it runs, by whose results others are proven; `None` where it has but one kind.
+    fn plain(&self) -> Option<Box<dyn Backend>> {
+        None
+    }
+
     /// What [`Instance::measure`] measures by.
     fn clock(&self) -> Clock {
         Clock::Host

@@ -4,6 +4,7 @@
 //! from version to version; `benches/gpu/compare.py` measures the same ids in PyTorch. Inputs are rotated through copies that are together larger
 //! than the device's second-level cache ([`measure`]).
 
+pub mod check;
 mod data;
 pub mod lone;
 pub mod measure;

@@ -58,7 +58,7 @@ impl Sizes {
     }
 }
 
-/// The cases of these sizes.
+/// The cases of these sizes; those that only training has are the last, for the time may be up or the device lost before the end.
 pub fn cases(sizes: &Sizes, types: Types) -> Vec<Case> {
     let mut list = Vec::new();
     for stream in Stream::ALL {
@@ -70,6 +70,7 @@ pub fn cases(sizes: &Sizes, types: Types) -> Vec<Case> {
         of.backward();
         list.extend(of.cases.list);
     }
+    list.sort_by_key(|case| case.id.ends_with("gradient") || case.id.ends_with("adam_w"));
     list
 }
 

@@ -3,29 +3,21 @@
 use std::sync::Arc;
 
 use ccl_codegen::gpu::tensor::tiles::{Choices, ProblemTile};
-use ccl_ir::{Binding, Plan, TensorType};
+use ccl_ir::{Binding, Plan};
 use ccl_runtime::backend::{Instance, StateMemory};
 use ccl_runtime::tuned::TriedTile;
 use ccl_runtime::{Backend, GpuBackend, HostTensor, RuntimeError};
-use rayon::prelude::*;
 
 use super::Found;
 use super::journal::{Attempt, Journal};
 use crate::error::Error;
+use crate::kernels::check::{apart, may_be_apart, nothing, size};
 use crate::kernels::{Effort, Inputs, RESULT, Weights, measure};
 
 /// How much longer than the fastest tile the library may take and still be measured again.
 const CLOSE: f64 = 1.1;
 /// How often.
 const AGAIN: usize = 2;
-/// How far results of two kernels may be apart, relative to the root of their mean square, in the worst of all pieces: in half precision, which rounds
-/// them and the weights of attention, and in single.
-const APART: [f64; 2] = [5e-2, 1e-3];
-/// Numbers of a piece: fewer than any tile has of a row.
-const PIECE: usize = 64;
-/// Numbers that a thread looks at before it asks for more.
-const SHARE: usize = 1 << 16;
-
 /// A problem on a device.
 pub(super) struct Trial<'a> {
     gpu: &'a GpuBackend,
@@ -156,7 +148,7 @@ impl<'a> Trial<'a> {
             return Ok(());
         }
         let half = self.plan.outputs.first().is_some_and(|port| port.operand.ty.dtype.is_half());
-        let most = if half { APART[0] } else { APART[1] };
+        let most = may_be_apart(half);
         let want = match self.result(plain)? {
             Ok(want) if size(&want).is_some_and(|size| size > 0.0 && size.is_finite()) => want,
             Ok(_) => return Ok(tracing::warn!("{key}: results are not compared, as there is nothing in them")),
@@ -185,56 +177,5 @@ impl<'a> Trial<'a> {
             }
         }
         Ok(())
-    }
-}
-
-/// A tensor in which nothing is a number.
-fn nothing(ty: &TensorType) -> HostTensor {
-    HostTensor::f32(ty.shape.clone(), vec![f32::NAN; ty.elements() as usize])
-}
-
-/// The root of the mean square.
-fn size(tensor: &HostTensor) -> Option<f64> {
-    let numbers = tensor.as_f32()?;
-    let sums = numbers.par_chunks(SHARE).map(|some| some.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>());
-    Some((sums.sum::<f64>() / numbers.len().max(1) as f64).sqrt())
-}
-
-/// The root of the mean square of the difference in the worst piece, in that of all that is wanted; not a number where something is none.
-fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
-    let (Some(got), Some(numbers), Some(size)) = (got.as_f32(), want.as_f32(), size(want)) else { return f64::NAN };
-    if got.len() != numbers.len() {
-        return f64::NAN;
-    }
-    let square = |(a, b): (&[f32], &[f32])| {
-        let square: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-        // What is no number is worse than any.
-        if square.is_nan() { f64::INFINITY } else { square / a.len() as f64 }
-    };
-    let worst = got.par_chunks(PIECE).zip(numbers.par_chunks(PIECE)).with_min_len(SHARE / PIECE).map(square);
-    let worst = worst.reduce(|| 0.0, f64::max);
-    if worst.is_finite() { worst.sqrt() / size } else { f64::NAN }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_wrong_piece_is_found() {
-        let numbers: Vec<f32> = (0..100_000).map(|i| (i as f32 * 0.37).sin()).collect();
-        let tensor = |numbers: &[f32]| HostTensor::f32(vec![numbers.len()], numbers.to_vec());
-        let want = tensor(&numbers);
-        let with = |at: usize, x: f32| {
-            let mut other = numbers.clone();
-            other[at] = x;
-            apart(&tensor(&other), &want)
-        };
-        assert_eq!(apart(&want, &want), 0.0);
-        // Rounding to eight bits, then one number of many.
-        let rounded: Vec<f32> = numbers.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
-        assert!((1e-4..APART[0] / 5.0).contains(&apart(&tensor(&rounded), &want)));
-        assert!(with(70_000, 3.0) > 2.0 * APART[0]);
-        assert!(with(99_999, f32::NAN).is_nan() && apart(&tensor(&numbers[1..]), &want).is_nan());
     }
 }

@@ -34,6 +34,9 @@ pub struct Target {
     pub tiles: Tiles,
     /// Tiles that were chosen by measuring.
     pub choices: Choices,
+    /// Whether kernels are left out that only some GPUs have, on tensor cores and by sixteen bytes: those that are left prove them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
 }
 
 /// The language of a target's kernels.
@@ -72,6 +75,7 @@ impl Target {
     /// The instructions for matrices, the best last; none on most targets.
     pub fn tensor_cores(&self) -> &'static [TensorCores] {
         match self.language {
+            _ if self.plain => &[],
             Language::Cuda(90) => &[TensorCores::Mma, TensorCores::Wgmma, TensorCores::Bulk],
             Language::Cuda(80..) => &[TensorCores::Mma],
             _ => &[],
@@ -80,7 +84,7 @@ impl Target {
 
     /// Whether kernels that move sixteen bytes at a time ([`super::wide`]) run there.
     pub fn is_wide(&self) -> bool {
-        matches!(self.language, Language::Cuda(80..))
+        !self.plain && matches!(self.language, Language::Cuda(80..))
     }
 
     /// A GPU behind wgpu with the limits that WebGPU guarantees nearly everywhere.
@@ -97,6 +101,7 @@ impl Target {
             parallelism: 512,
             tiles: Tiles::Large,
             choices: Choices::default(),
+            plain: false,
         }
     }
 
@@ -114,6 +119,7 @@ impl Target {
             parallelism: 528,
             tiles: Tiles::Large,
             choices: Choices::default(),
+            plain: false,
         }
     }
 

@@ -148,6 +148,13 @@ impl CudaDevice {
         self
     }
 
+    /// The same device with plain kernels alone; `None` where it has no others.
+    pub(crate) fn plain(mut self) -> Option<Self> {
+        let others = self.facts.target.is_wide();
+        (self.facts.target.choices, self.facts.target.plain) = (Choices::default(), true);
+        others.then_some(self)
+    }
+
     /// What is known of the device.
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts

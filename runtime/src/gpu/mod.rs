@@ -195,6 +195,16 @@ impl Backend for GpuBackend {
         self.budget
     }
 
+    fn plain(&self) -> Option<Box<dyn Backend>> {
+        match self.device.clone() {
+            Device::Cuda(device) => {
+                let device = Device::Cuda(device.plain()?);
+                Some(Box::new(Self { device, budget: self.budget }))
+            }
+            Device::Wgpu(_) => None,
+        }
+    }
+
     fn clock(&self) -> Clock {
         match &self.device {
             Device::Cuda(_) => Clock::Device,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ccl::calibrate::{self, calibrate};
 use ccl::error::Error;
 use ccl::explain::units::human_seconds;
-use ccl::kernels::{Effort, Set, Timing, Types, measure};
+use ccl::kernels::{Case, Effort, Set, Timing, Types, measure};
 use ccl_ir::DType;
 use ccl_passes::DeviceSpec;
 use ccl_runtime::backend::Backend;
@@ -24,6 +24,9 @@ pub struct Args {
     /// Only kernels with this in their id, name or operator
     #[arg(long, value_name = "X")]
     filter: Option<String>,
+    /// Only the kernels with these ids; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "filter")]
+    only: Vec<String>,
     /// Which kernels: small, of a small model; paper, of the 14B model at 21x44x80@158; tiny, the same with next to no size, to see
     /// that they run [default: paper on GPUs, else small]
     #[arg(long, value_name = "small|paper|tiny", value_parser = set)]
@@ -41,6 +44,9 @@ pub struct Args {
     /// [default: twice the second-level cache of a GPU; one copy on processors]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rotate: Option<u64>,
+    /// Compare the results of each kernel with those of plain kernels on the same device before it is measured (cuda)
+    #[arg(long)]
+    check: bool,
     /// What a kernel could reach: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h100, h200, rtx4090, wgpu [default: by device; a
     /// processor is measured]
     #[arg(long, value_name = "F.toml", value_parser = device_spec)]
@@ -105,6 +111,9 @@ struct Failure {
 struct Line {
     #[serde(flatten)]
     timing: Timing,
+    /// How far its results are from those of plain kernels, relative to their root mean square, in the worst piece of 64 numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    off: Option<f64>,
     gflop_per_s: f64,
     gb_per_s: f64,
     /// The roofline's seconds over those that were measured. Above 1 where tensors stay in cache, which is faster than memory.
@@ -112,11 +121,17 @@ struct Line {
 }
 
 impl Line {
-    fn new(timing: Timing, peak: &DeviceSpec, dtype: DType) -> Self {
+    fn new(timing: Timing, off: Option<f64>, peak: &DeviceSpec, dtype: DType) -> Self {
         let (flops, bytes) = (timing.flops as f64, timing.bytes as f64);
         let least = (flops / peak.flops(dtype)).max(bytes / peak.bandwidth);
         let seconds = timing.seconds;
-        Self { gflop_per_s: flops / seconds / 1e9, gb_per_s: bytes / seconds / 1e9, roofline: least / seconds, timing }
+        Self {
+            off,
+            gflop_per_s: flops / seconds / 1e9,
+            gb_per_s: bytes / seconds / 1e9,
+            roofline: least / seconds,
+            timing,
+        }
     }
 }
 
@@ -141,6 +156,45 @@ fn roofline(given: Option<&DeviceSpec>, backend: &dyn Backend) -> Result<DeviceS
     Ok(DeviceSpec::for_device(&name).unwrap_or_else(|| DeviceSpec::for_target(&target.name)))
 }
 
+/// The kernels that the options name.
+fn chosen<'a>(all: &'a [Case], args: &Args, set: Set) -> Result<Vec<&'a Case>, Error> {
+    let ids = || all.iter().map(|c| c.id.as_str()).collect::<Vec<_>>().join(" ");
+    if let Some(id) = args.only.iter().find(|id| all.iter().all(|c| c.id != **id)) {
+        return Err(Error::Usage(format!("--only {id}: set {} has no such kernel; there are: {}", set.name(), ids())));
+    }
+    let wanted = |case: &&Case| match args.only.as_slice() {
+        [] => args.filter.as_ref().is_none_or(|f| case.fits(f)),
+        only => only.contains(&case.id),
+    };
+    let list: Vec<_> = all.iter().filter(wanted).collect();
+    if list.is_empty() {
+        return Err(Error::Usage(format!("--filter fits no kernel of set {}; there are: {}", set.name(), ids())));
+    }
+    Ok(list)
+}
+
+/// What results are compared with.
+fn plain(backend: &dyn Backend) -> Result<Box<dyn Backend>, Error> {
+    backend.plain().ok_or_else(|| {
+        let name = backend.name();
+        Error::Usage(format!(
+            "--check: {name} has one kernel for each call here, and no plainer one; use --backend cuda"
+        ))
+    })
+}
+
+/// How far results of a kernel are from those of a plain one, where there is one.
+fn checked(case: &Case, backend: &dyn Backend, plain: Option<&dyn Backend>) -> Result<Option<f64>, Error> {
+    let Some(plain) = plain else { return Ok(None) };
+    let [off, most] = case.check(backend, plain)?;
+    if off <= most {
+        return Ok(Some(off));
+    }
+    Err(Error::Failed(format!(
+        "its result is off by {off:.1e} from that of plain kernels, at most {most:.0e} is right"
+    )))
+}
+
 /// Measures kernels one by one.
 ///
 /// # Errors
@@ -161,20 +215,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
     let types = Types::of(dtype, backend);
     let all = set.cases(types);
-    let list: Vec<_> = all.iter().filter(|c| args.filter.as_ref().is_none_or(|f| c.fits(f))).collect();
-    if list.is_empty() {
-        let ids: Vec<&str> = all.iter().map(|c| c.id.as_str()).collect();
-        return Err(Error::Usage(format!(
-            "--filter fits no kernel of set {}; there are: {}",
-            set.name(),
-            ids.join(" ")
-        )));
-    }
+    let list = chosen(&all, args, set)?;
     let peak = roofline(args.device_spec.as_ref(), backend)?;
     let effort = Effort {
         time: Duration::from_millis(args.time),
         rotate: args.rotate.unwrap_or_else(|| measure::rotation(backend)),
     };
+    let plain = if args.check { Some(plain(backend)?) } else { None };
     let (begin, mut kernels, mut skipped, mut failed) = (Instant::now(), Vec::new(), Vec::new(), Vec::new());
     for case in list {
         if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
@@ -182,8 +229,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             continue;
         }
         tracing::info!("measuring {}", case.id);
-        match case.measure(backend, effort) {
-            Ok(timing) => kernels.push(Line::new(timing, &peak, types.tokens)),
+        match checked(case, backend, plain.as_deref()).and_then(|off| Ok((off, case.measure(backend, effort)?))) {
+            Ok((off, timing)) => kernels.push(Line::new(timing, off, &peak, types.tokens)),
             // The others may run all the same.
             Err(e) => failed.push(Failure { id: case.id.clone(), problem: e.to_string() }),
         }
@@ -240,9 +287,10 @@ fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
     print(&format!("medians by {}; {inputs}", m.clock))?;
     for line in &m.kernels {
         let by = if line.timing.library { ", by cuBLASLt" } else { "" };
+        let off = line.off.map_or_else(String::new, |off| format!(", off by {off:.1e}"));
         let rate = if line.timing.flops > 0 { format!("{:.1} GFLOP/s", line.gflop_per_s) } else { String::new() };
         print(&format!(
-            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}",
+            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}{off}",
             if m.set == Set::Small.name() { &line.timing.name } else { &line.timing.id },
             human_seconds(line.timing.seconds),
             line.gb_per_s,

@@ -1,0 +1,125 @@
+//! Whether kernels compute what they should: their results beside those of plainer kernels on the same device, at the sizes that are measured.
+
+use std::sync::Arc;
+
+use ccl_ir::plan::Place;
+use ccl_ir::{Binding, Plan, TensorType};
+use ccl_runtime::HostTensor;
+use ccl_runtime::backend::Backend;
+use rayon::prelude::*;
+
+use super::{Case, Inputs, Lone, RESULT, Weights};
+use crate::error::Error;
+
+/// How far results of two kernels may be apart, relative to the root of their mean square, in the worst of all pieces: in half precision, which rounds
+/// them and the weights of attention, and in single.
+const APART: [f64; 2] = [5e-2, 1e-3];
+/// Numbers of a piece: fewer than any tile has of a row.
+const PIECE: usize = 64;
+/// Numbers that a thread looks at before it asks for more.
+const SHARE: usize = 1 << 16;
+/// Runs after which a kernel was launched, recorded and replayed.
+const RUNS: usize = 3;
+
+impl Case {
+    /// How far the results of a backend's kernels are from those of its plain ones, the worst piece of the worst result, and how far they may be.
+    ///
+    /// # Errors
+    /// When a backend refuses the plan, or a kernel fails.
+    pub fn check(&self, backend: &dyn Backend, plain: &dyn Backend) -> Result<[f64; 2], Error> {
+        let lone = self.lone_on(backend)?;
+        let plan = Arc::new(lone.plan(1, Inputs::Shared));
+        let operands = || lone.call().inputs.iter().chain(&lone.call().outputs);
+        let most = may_be_apart(operands().any(|o| o.ty.dtype.is_half()));
+        // Where it only writes, once is enough for what is slow.
+        let updates = plan.states.iter().enumerate().any(|(i, s)| !s.name.starts_with(RESULT) && writes(&plan, i));
+        let want = results(&lone, &plan, plain, if updates { RUNS } else { 1 })?;
+        let got = results(&lone, &plan, backend, RUNS)?;
+        let off = want.iter().zip(&got).map(|(want, got)| match size(want) {
+            Some(size) if size > 0.0 && size.is_finite() => apart(got, want),
+            // Nothing is a measure of nothing.
+            _ => f64::NAN,
+        });
+        // What is no number is worse than any.
+        let worst = off.fold(0.0, |worst: f64, off| if off.is_nan() { f64::INFINITY } else { worst.max(off) });
+        Ok([worst, most])
+    }
+}
+
+/// Whether the last call of a plan writes a state.
+fn writes(plan: &Plan, state: usize) -> bool {
+    let last = plan.calls(Binding::Step).last();
+    let place = Place::Buffer(plan.states[state].buffer);
+    last.is_some_and(|call| call.outputs.iter().any(|o| o.place == place))
+}
+
+/// What a call leaves after so many runs, where nothing was before.
+fn results(lone: &Lone, plan: &Arc<Plan>, backend: &dyn Backend, runs: usize) -> Result<Vec<HostTensor>, Error> {
+    let mut instance = backend.instantiate(Arc::clone(plan), &Weights)?;
+    lone.fill(instance.as_mut(), true)?;
+    let states = || plan.states.iter().enumerate();
+    for _ in 0..runs {
+        for (i, state) in states().filter(|(_, state)| state.name.starts_with(RESULT)) {
+            instance.write_state(i, &nothing(&state.ty))?;
+        }
+        instance.run(Binding::Step)?;
+    }
+    let written = states().filter(|(i, _)| writes(plan, *i));
+    written.map(|(i, _)| Ok(instance.read_state(i)?)).collect()
+}
+
+/// How far results may be apart, where something is of half precision and where nothing is.
+pub(crate) fn may_be_apart(half: bool) -> f64 {
+    APART[usize::from(!half)]
+}
+
+/// A tensor in which nothing is a number.
+pub(crate) fn nothing(ty: &TensorType) -> HostTensor {
+    HostTensor::f32(ty.shape.clone(), vec![f32::NAN; ty.elements() as usize])
+}
+
+/// The root of the mean square.
+pub(crate) fn size(tensor: &HostTensor) -> Option<f64> {
+    let numbers = tensor.as_f32()?;
+    let sums = numbers.par_chunks(SHARE).map(|some| some.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>());
+    Some((sums.sum::<f64>() / numbers.len().max(1) as f64).sqrt())
+}
+
+/// The root of the mean square of the difference in the worst piece, in that of all that is wanted; not a number where something is none.
+pub(crate) fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
+    let (Some(got), Some(numbers), Some(size)) = (got.as_f32(), want.as_f32(), size(want)) else { return f64::NAN };
+    if got.len() != numbers.len() {
+        return f64::NAN;
+    }
+    let square = |(a, b): (&[f32], &[f32])| {
+        let square: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+        // What is no number is worse than any.
+        if square.is_nan() { f64::INFINITY } else { square / a.len() as f64 }
+    };
+    let worst = got.par_chunks(PIECE).zip(numbers.par_chunks(PIECE)).with_min_len(SHARE / PIECE).map(square);
+    let worst = worst.reduce(|| 0.0, f64::max);
+    if worst.is_finite() { worst.sqrt() / size } else { f64::NAN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_piece_is_found() {
+        let numbers: Vec<f32> = (0..100_000).map(|i| (i as f32 * 0.37).sin()).collect();
+        let tensor = |numbers: &[f32]| HostTensor::f32(vec![numbers.len()], numbers.to_vec());
+        let want = tensor(&numbers);
+        let with = |at: usize, x: f32| {
+            let mut other = numbers.clone();
+            other[at] = x;
+            apart(&tensor(&other), &want)
+        };
+        assert_eq!(apart(&want, &want), 0.0);
+        // Rounding to eight bits, then one number of many.
+        let rounded: Vec<f32> = numbers.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+        assert!((1e-4..APART[0] / 5.0).contains(&apart(&tensor(&rounded), &want)));
+        assert!(with(70_000, 3.0) > 2.0 * APART[0]);
+        assert!(with(99_999, f32::NAN).is_nan() && apart(&tensor(&numbers[1..]), &want).is_nan());
+    }
+}
