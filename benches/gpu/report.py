@@ -25,12 +25,20 @@ def human(seconds):
 def compare(ours, theirs, our_step=None, our_errors=None):
     """Rows of ratios, and which bounds hold. Without `ours` there is nothing to compare."""
     mine = {k["id"]: k for k in ours["kernels"]} if ours else {}
+    in_turns = theirs.get("turns") or {}
     rows = []
     for k in theirs.get("kernels", []):
         row = {"id": k["id"], "theirs_s": k["best_s"], "form": k["best"], "forms": k["forms"], "ours_s": None, "ratio": None}
         if k["id"] in mine:
             row["ours_s"], row["library"] = mine[k["id"]]["seconds"], mine[k["id"]].get("library", False)
-            row["ratio"] = row["ours_s"] / k["best_s"] if k["best_s"] else None
+        if k["id"] in in_turns:
+            # Both from the same minute, which is what is compared.
+            turn = in_turns[k["id"]]
+            row |= {"ours_s": turn["ours_s"], "forms": k["forms"] | {turn["form"]: turn["theirs_s"]}, "turns": True}
+            row["form"] = min(row["forms"], key=row["forms"].get)
+            row["theirs_s"] = row["forms"][row["form"]]
+        if row["ours_s"] is not None and row["theirs_s"]:
+            row["ratio"] = row["ours_s"] / row["theirs_s"]
         rows.append(row)
     alone = [{"id": i, "ours_s": k["seconds"], "theirs_s": None, "form": None, "forms": {}, "ratio": None}
              for i, k in mine.items() if i not in {r["id"] for r in rows}]
@@ -99,7 +107,8 @@ def text(result):
     for r in result["rows"]:
         cell = lambda s: human(s) if s is not None else "-"
         ratio = f"{r['ratio']:.2f}" if r["ratio"] is not None else "-"
-        lines.append(f"{r['id']:<32} {cell(r['ours_s']):>10} {cell(r['theirs_s']):>10} {ratio:>7}  {r['form'] or '-'}{', ccl by cuBLASLt' if r.get('library') else ''}")
+        more = ", ccl by cuBLASLt" * bool(r.get("library")) + ", in turns" * bool(r.get("turns"))
+        lines.append(f"{r['id']:<32} {cell(r['ours_s']):>10} {cell(r['theirs_s']):>10} {ratio:>7}  {r['form'] or '-'}{more}")
     if not result["same_device"]:
         lines.append(f"NOT THE SAME DEVICE: {result['ours']['device']} and {result['theirs']['device']}; the ratios mean nothing")
     if result["theirs"].get("dry_run"):

@@ -3,10 +3,11 @@
 #
 #   benches/gpu/run.sh BINARY [--peer FILE] [--python PYTHON] [--software]
 #
-# BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. The parts, each with a time limit: parity with the
-# reference cases, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`), denoising steps, the cold start of a plan that carries its
-# kernels, weights that do not fit a memory budget, and PyTorch on the same shapes where PYTHON [python3] has it with CUDA (compare.py);
-# FILE is a PyTorch program of the model for its denoising step. Results go to standard output and to benches/results/<date>-<device>: .txt, -kernels.json,
+# BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. The parts, each with a time limit, those that
+# everything is judged by first: parity with the reference cases, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`) and a step,
+# PyTorch on the same shapes where PYTHON [python3] has it with CUDA (compare.py; what is near its bound in turns with ccl), more steps, the cold start of
+# a plan that carries its kernels, weights that do not fit a memory budget. FILE is a PyTorch program of the model for its denoising step; torch.compile
+# works on it while parity is proven. Results go to standard output and to benches/results/<date>-<device>: .txt, -kernels.json,
 # -tuned.json, -step.json, -errors.json, -torch.json and -ratios.svg. The exit code is 1 where something failed or where there is no GPU. To let `ccl`
 # come with the tiles, put -tuned.json into runtime/tuned.
 #
@@ -52,6 +53,8 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$peer" ] || [ -f "$peer" ] || fail "--peer: $peer is no file"
 libraries=${LD_LIBRARY_PATH:-}
+peers=()
+if [ -n "$peer" ]; then peers=(--peer "$peer" --step); fi
 # Software is slow, whatever the size. A GPU that has not answered for so long hangs, and what comes after has a new process.
 if [ -n "$software" ]; then times=5 each=1; else export CCL_GPU_TIMEOUT=${CCL_GPU_TIMEOUT:-20}; fi
 if [ -n "$software" ] && [ -d "$root/target/softcuda" ]; then libraries=$root/target/softcuda:$libraries; fi
@@ -94,7 +97,7 @@ if [ -n "$software" ]; then results=$root/benches/results/dry-run-$slug; fi
 models=$(mktemp -d)
 trap 'rm -rf "$models"' EXIT
 # Kernels and tiles of this run alone.
-export CCL_CACHE_DIR=$models/cache
+export CCL_CACHE_DIR=$models/cache TORCHINDUCTOR_CACHE_DIR=$models/inductor
 failed=0
 began=$SECONDS
 ends=0
@@ -112,12 +115,13 @@ left() {
   echo $((n > 1 ? n : 1))
 }
 
-# ccl ARGUMENT...: runs the program, with its command line above what it says; $say is what that goes through.
+# ccl ARGUMENT...: runs the program, with its command line above what it says; $say is what that goes through. Its exit code is $code.
 say=cat
+code=0
 ccl() {
   # Paths of this machine are nobody's business.
   printf '\n$ ccl %s\n' "$(hide <<<"$*")"
-  local code=0
+  code=0
   timeout "$(left)" "$binary" "$@" >"$models/out" 2>"$models/log" || code=$?
   $say <"$models/out" | hide
   grep '^warning' "$models/log" | sort -u | hide || true
@@ -151,8 +155,13 @@ parity() {
   if [ -n "$software" ]; then cases=(small); fi
   for name in "${cases[@]}"; do
     case=$root/tests/cases/$name
-    ccl verify --model "$case" --inputs "$case/inputs.safetensors" --expected "$case/expected.safetensors" \
-      --backend "$1" --dtype "$2" --tolerance "$3"
+    local verify=(verify --model "$case" --inputs "$case/inputs.safetensors" --expected "$case/expected.safetensors"
+      --backend "$1" --dtype "$2" --tolerance "$3")
+    ccl "${verify[@]}"
+    if [ $code != 0 ] && [ "$1" = cuda ]; then
+      echo "once more, with kernels that begin where the one before them has ended (CCL_OVERLAP=0):"
+      CCL_OVERLAP=0 ccl "${verify[@]}"
+    fi
     errors+=$(awk -v name="$name" '$2 ~ /^velocity\./ && NF == 3 && $3 + 0 > worst + 0 { worst = $3 }
       END { if (worst) printf ", \"%s\": %s", name, worst }' "$models/out")
   done
@@ -204,18 +213,33 @@ tune() {
   if compgen -G "$CCL_CACHE_DIR/tuned/*.json" >/dev/null; then cp "$CCL_CACHE_DIR"/tuned/*.json "$results-tuned.json"; fi
 }
 
+# What kernels of a dry run are told.
+tiny=()
+if [ -n "$software" ]; then tiny=(--set tiny --rotate 64kB); fi
+
 # kernels BACKEND MILLISECONDS OPTION...: every kernel.
 kernels() {
-  local more=(--time "$2") backend=$1
+  local more=(--time "$2" "${tiny[@]}") backend=$1
   shift 2
-  if [ -n "$software" ]; then more+=(--set tiny --rotate 64kB); fi
-  if [ -n "$software" ] && [ "$backend" = cuda ]; then more+=(--filter audio.projection --dtype bf16); fi
+  if [ -n "$software" ] && [ "$backend" = cuda ]; then more+=(--filter audio.projection --dtype $half); fi
   ccl bench kernels --backend "$backend" --budget $(($(left) * 4 / 5)) "${more[@]}" "$@"
 }
 
-# overlap: what it brings that kernels begin while the one before them ends, both ways in one sitting.
+# check: every kernel gives what a plain one gives.
+check() {
+  say=compared
+  kernels cuda 1 --check
+  say=cat
+}
+
+# compared: what `bench kernels --check` says of results alone, for times next to other work are none.
+compared() {
+  sed -nE 's/^(  [^ ]+ ) .*, off by (.*)/\1 off by \2/p; /does not run|not measured/p'
+}
+
+# overlap: what it brings that kernels begin while the one before them ends, both ways in one sitting, and that it changes no bit.
 overlap() {
-  local off
+  local off case=$root/tests/cases/head128
   for off in '' 0; do
     if [ -n "$off" ]; then export CCL_OVERLAP=$off && printf '\nwith CCL_OVERLAP=0'; fi
     # A dry run has one kernel, which it names itself.
@@ -224,9 +248,11 @@ overlap() {
     else
       kernels cuda 20 --filter audio.
       ccl bench step --model "$models/small" --random-weights --task joint --clip 9x16x28@68 --guidance two-pass --backend cuda --dtype bf16
+      ccl forward --model "$case" --inputs "$case/inputs.safetensors" --task joint --backend cuda --dtype bf16 -o "$models/overlap$off.safetensors"
     fi
   done
   unset CCL_OVERLAP
+  if [ -z "$software" ] && ! cmp "$models"/overlap{,0}.safetensors; then echo "THE OVERLAP CHANGES RESULTS" && failed=1; fi
 }
 
 # architecture: what plans for the NVIDIA GPU are made for.
@@ -266,18 +292,41 @@ budget() {
   if ! grep -q '^weights .* hidden behind calls' "$models/out"; then echo "NO WEIGHTS CAME IN THE STEP: the budget is no bound" && failed=1; fi
 }
 
+# has_torch: whether there is a PyTorch to compare with; says why not.
+has_torch() {
+  local probe='import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)'
+  if [ -n "$software" ]; then probe='import torch'; fi
+  if ! command -v "$python" >/dev/null; then echo "not compared: there is no $python here" && return 1; fi
+  if ! "$python" -c "$probe" 2>/dev/null; then echo "not compared: $python has no PyTorch with CUDA" && return 1; fi
+}
+
+# warm: starts torch.compile, which takes a minute or two, beside what no clock watches.
+warming=''
+warm() {
+  if [ -n "$software" ] || ! has_torch >/dev/null; then return; fi
+  timeout 115 "$python" -B "$here/compare.py" "${peers[@]}" --warm --limit 110 >"$models/warm" 2>&1 &
+  warming=$!
+}
+
+# warmed: waits for it; what it could not compile is told, and fails when it is measured.
+warmed() {
+  if [ -z "$warming" ]; then return; fi
+  wait "$warming" || true
+  printf '\n$ compare.py --warm\n'
+  grep -E '^ |^error' "$models/warm" | hide || true
+}
+
 # torch: the same shapes in PyTorch.
 torch() {
-  local probe='import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)' more=(--time $each --budget $(($(left) / 2)) --limit $(($(left) - 5)))
-  if ! command -v "$python" >/dev/null; then echo "not compared: there is no $python here" && return; fi
-  if [ -n "$software" ]; then
-    probe='import torch' more=(--dry-run)
+  local more=("${peers[@]}" --time $each --budget $(($(left) / 2)) --limit $(($(left) - 5)))
+  has_torch || return 0
+  if [ -n "$software" ]; then more+=(--dry-run); fi
+  if [ -f "$results-kernels.json" ]; then
+    more+=(--ccl "$results-kernels.json" --turns "$binary" --turns-options "--backend $backend --dtype $half ${tiny[*]}")
   fi
-  if ! "$python" -c "$probe" 2>/dev/null; then echo "not compared: $python has no PyTorch with CUDA" && return; fi
-  if [ -f "$results-kernels.json" ]; then more+=(--ccl "$results-kernels.json"); fi
   if [ -f "$results-step.json" ]; then more+=(--ccl-step "$results-step.json"); fi
   if [ -f "$results-errors.json" ]; then more+=(--ccl-errors "$results-errors.json"); fi
-  if [ -n "$peer" ]; then more+=(--peer "$peer" --step --cases "$root/tests/cases"); fi
+  if [ -n "$peer" ]; then more+=(--cases "$root/tests/cases"); fi
   printf '\n$ compare.py %s\n' "$(hide <<<"${more[*]}")"
   timeout "$(left)" "$python" -B "$here/compare.py" "${more[@]}" -o "$results-torch.json" --svg "$results-ratios.svg" 2>"$models/log" | hide || {
     tail -15 "$models/log" | hide
@@ -296,6 +345,7 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
   section 10 "devices"
   echo "$listing"
+  warm
   if [ -n "$cuda" ]; then
     section 60 "cuda: parity in f32, relative L2 within 1e-4"
     parity cuda f32 1e-4
@@ -312,33 +362,36 @@ rm -f "$results"-{kernels,tuned,step,errors,torch}.json "$results-ratios.svg"
   else
     section 1 "wgpu: not run, there is no GPU with a Vulkan driver"
   fi
+  if [ -n "$cuda" ]; then
+    section 60 "cuda: results of every kernel at the sizes that are measured, beside those of plain kernels"
+    check
+  fi
+  warmed
   section 110 "$backend: tiles chosen by measuring"
   tune
-  section 70 "$backend: kernels"
+  section 60 "$backend: kernels"
   kernels $backend $each -o "$results-kernels.json"
-  if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
-    # The large ones of the video stream would take all of the time.
-    section 30 "wgpu: kernels of the audio stream"
-    kernels wgpu $((each < 50 ? each : 50)) --filter audio.
-  fi
-  section 60 "steps"
+  section 30 "$backend: the step that PyTorch is compared by"
+  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" "${few[@]}" --backend $backend --dtype $half --json
+  if grep -q step_s "$models/out"; then cp "$models/out" "$results-step.json"; fi
+  section 200 "PyTorch on the same shapes"
+  torch
+  section 40 "steps"
   if [ -n "$cuda" ]; then speed cuda f32 && speed cuda bf16; fi
   if [ -n "$wgpu" ]; then speed wgpu f32 && speed wgpu f16; fi
   if [ -n "$cuda" ]; then
     section 25 "cuda: kernels of the audio stream and a small model's step, with and without overlap"
     overlap
-  fi
-  section 30 "$backend: the step that PyTorch is compared by"
-  ccl bench step --model "$models/$large" --random-weights "${shape[@]}" "${few[@]}" --backend $backend --dtype $half --json
-  if grep -q step_s "$models/out"; then cp "$models/out" "$results-step.json"; fi
-  if [ -n "$cuda" ]; then
-    section 45 "cuda: a plan that carries its kernels, in a new process"
+    section 30 "cuda: a plan that carries its kernels, in a new process"
     cold_start
     section 30 "cuda: weights beyond a memory budget"
     budget
   fi
-  section 240 "PyTorch on the same shapes"
-  torch
+  if [ -n "$cuda" ] && [ -n "$wgpu" ]; then
+    # The large ones of the video stream would take all of the time.
+    section 20 "wgpu: kernels of the audio stream"
+    kernels wgpu $((each < 50 ? each : 50)) --filter audio.
+  fi
   section 1 "$([ $failed = 0 ] && echo "everything holds" || echo "SOMETHING FAILED")"
   echo "took $((SECONDS - began)) s"
   echo "$failed" >"$models/failed"
