@@ -12,24 +12,74 @@ use std::collections::BTreeSet;
 
 use ccl_codegen::gpu::tensor::attention::AttentionTile;
 use ccl_codegen::gpu::tensor::tiles::{AttentionProblem, Problem, ProblemTile};
-use ccl_codegen::gpu::{Kernel, TensorCores};
+use ccl_codegen::gpu::{Kernel, Target, TensorCores};
 use ccl_ir::ops;
 use ccl_ir::partition::Edge;
 use ccl_ir::plan::Call;
 use ccl_ir::{DType, Op, Partition, Sample};
 use gpu_common::{Buffer, call};
+use rayon::prelude::*;
 use soft::Soft;
 use tensor::{
     agrees, attention, backward, changed_inputs_of, gradient, inputs_of, launches, partitioned, target, ty, windows,
 };
 
+/// A tile of a call.
+struct Tried<'a> {
+    sample: &'a Sample<Op>,
+    /// Of its kind of half precision.
+    at: usize,
+    seed: u64,
+    call: Call,
+    target: Target,
+    tile: AttentionTile,
+    name: String,
+}
+
+impl Tried<'_> {
+    /// The tile is taken, and gives what the reference gives: of random inputs, of scores that grow, of a single key.
+    fn agrees(&self, soft: &Soft) {
+        let Self { sample, call, .. } = self;
+        let runs = |name: &str, inputs: &[Buffer]| {
+            let name = format!("{name} {:?}", self.tile);
+            match agrees(soft, &self.target, &name, call, inputs).remove(0) {
+                Kernel::TensorAttention(a) => assert_eq!(a.tile.tile, self.tile, "{name}: the choice was not taken"),
+                other => panic!("{name}: {other:?}"),
+            }
+        };
+        runs(&self.name, &inputs_of(sample, call, self.seed));
+        if self.at < 3 {
+            // Scores that grow from key to key, for every third query so much that earlier weights are nothing beside later ones.
+            let shape = &call.inputs[0].ty.shape;
+            let [heads, dim] = [shape[2], shape[3]];
+            let grow = |i: usize, data: &mut Vec<f64>| {
+                let rows = data.len() / (heads * dim);
+                for (at, x) in data.iter_mut().enumerate() {
+                    match (i, at / (heads * dim)) {
+                        (0, query) if query % 3 == 0 => *x *= 4.0,
+                        (1, key) => *x *= 1.0 + 4.0 * key as f64 / rows as f64,
+                        _ => {}
+                    }
+                }
+            };
+            runs(&format!("{} growing", self.name), &changed_inputs_of(sample, call, self.seed, grow));
+        }
+        if counted(call) {
+            let one = |i: usize, data: &mut Vec<f64>| {
+                if call.inputs[i].ty.dtype == DType::I32 {
+                    data[0] = 1.0;
+                }
+            };
+            runs(&format!("{} one key", self.name), &changed_inputs_of(sample, call, self.seed, one));
+        }
+    }
+}
+
 #[test]
 fn attention_agrees_with_the_reference() {
-    let soft = Soft::new();
     let nearest = |tokens_per_frame| Partition::NearestFrame { frames: 3, tokens_per_frame, length: 25 };
-    let mut tiles = BTreeSet::new();
-    for (number, half) in [DType::Bf16, DType::F16].into_iter().enumerate() {
-        let samples = [
+    let samples = |half| {
+        [
             attention(half, [2, 70, 150, 2, 64], false, false),
             attention(half, [1, 200, 261, 1, 128], false, false),
             attention(half, [1, 140, 130, 1, 64], true, false),
@@ -41,7 +91,11 @@ fn attention_agrees_with_the_reference() {
             partitioned(half, windows(2, 130, 90, 70, Edge::Shift), [1, 64, 16], 2),
             partitioned(half, nearest(100), [2, 128, 8], 1),
             partitioned(half, nearest(300), [1, 64, 8], 3),
-        ];
+        ]
+    };
+    let halves = [DType::Bf16, DType::F16].map(|half| (half, samples(half)));
+    let (mut tiles, mut all) = (BTreeSet::new(), Vec::new());
+    for (number, (half, samples)) in halves.iter().enumerate() {
         for (at, sample) in samples.iter().enumerate() {
             let call = call(sample);
             for target in [target(80), target(90)] {
@@ -57,7 +111,7 @@ fn attention_agrees_with_the_reference() {
                 for (queries, keys) in [(16, 16), (16, 500), (50, 500), (500, 30), (500, 60), (100, 500), (500, 500)] {
                     let other = AttentionProblem { dim: shape[3] as u32, queries, keys, cubes: 1 };
                     // Those of `wgmma` differ more from one another: each sees every way of finding keys.
-                    let new = |t: &AttentionTile| tiles.insert((*t, shape[3], half)) || t.cores != TensorCores::Mma;
+                    let new = |t: &AttentionTile| tiles.insert((*t, shape[3], *half)) || t.cores != TensorCores::Mma;
                     list.extend(other.tiles(&target).filter(new));
                 }
                 list.sort_unstable();
@@ -65,44 +119,14 @@ fn attention_agrees_with_the_reference() {
                 for tile in list {
                     let mut target = target.clone();
                     target.choices.choose(&problem, ProblemTile::Attention(tile));
-                    let runs = |name: &str, inputs: &[Buffer]| {
-                        let name = format!("{name} {tile:?}");
-                        match agrees(&soft, &target, &name, &call, inputs).remove(0) {
-                            Kernel::TensorAttention(a) => {
-                                assert_eq!(a.tile.tile, tile, "{name}: the choice was not taken")
-                            }
-                            other => panic!("{name}: {other:?}"),
-                        }
-                    };
-                    let seed = (number * 100 + at) as u64;
-                    runs(&name, &inputs_of(sample, &call, seed));
-                    if at < 3 {
-                        // Scores that grow from key to key, for every third query so much that earlier weights are nothing beside later ones.
-                        let [heads, dim] = [shape[2], shape[3]];
-                        let grow = |i: usize, data: &mut Vec<f64>| {
-                            let rows = data.len() / (heads * dim);
-                            for (at, x) in data.iter_mut().enumerate() {
-                                match (i, at / (heads * dim)) {
-                                    (0, query) if query % 3 == 0 => *x *= 4.0,
-                                    (1, key) => *x *= 1.0 + 4.0 * key as f64 / rows as f64,
-                                    _ => {}
-                                }
-                            }
-                        };
-                        runs(&format!("{name} growing"), &changed_inputs_of(sample, &call, seed, grow));
-                    }
-                    if counted(&call) {
-                        let one = |i: usize, data: &mut Vec<f64>| {
-                            if call.inputs[i].ty.dtype == DType::I32 {
-                                data[0] = 1.0;
-                            }
-                        };
-                        runs(&format!("{name} one key"), &changed_inputs_of(sample, &call, seed, one));
-                    }
+                    let (call, name, seed) = (call.clone(), name.clone(), (number * 100 + at) as u64);
+                    all.push(Tried { sample, at, seed, call, target, tile, name });
                 }
             }
         }
     }
+    let soft = Soft::new();
+    all.par_iter().for_each(|tried| tried.agrees(&soft));
 }
 
 fn counted(call: &Call) -> bool {
