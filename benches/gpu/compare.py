@@ -22,6 +22,7 @@ torch.compile takes minutes for all of this. `--warm` only fills its cache (TORC
 What fails loses nothing else: files are written with what there is, and the exit code is 1.
 """
 import argparse
+import contextlib
 import json
 import pathlib
 import signal
@@ -128,23 +129,24 @@ def again(a, device, cases, ours, theirs, until):
 
 def warm(a, torch, device, failures):
     """Compiles the peer's step, in a process of its own, and all forms of the cases; measures nothing."""
-    until = time.monotonic() + a.limit
-    step = program.compile_step(a, until) if a.step else lambda: None
-    begin = time.monotonic()
-    for name, make in makers(a, torch, device)[0]:
-        if time.monotonic() > until:
-            failures.append("the rest, the time being up")
-            break
-        try:
-            measuring.compile_forms(make(), device)
-        except Exception as e:  # noqa: BLE001: told again when it is measured
-            failures.append(f"{name} ({first_line(e)})")
-    print(f"  the forms of all cases, compiled in {time.monotonic() - begin:.0f} s", flush=True)
-    why = step()
-    if why:
-        failures.append(f"the peer's step ({why})")
-    elif a.step:
-        print(f"  the peer's step, compiled in {time.monotonic() - begin:.0f} s", flush=True)
+    begin, until = time.monotonic(), time.monotonic() + a.limit
+    with program.compiling_step(a, until) if a.step else contextlib.nullcontext() as step:
+        for name, make in makers(a, torch, device)[0]:
+            if time.monotonic() > until:
+                failures.append("the rest, the time being up")
+                break
+            try:
+                measuring.compile_forms(make(), device)
+            except Exception as e:  # noqa: BLE001: told again when it is measured
+                failures.append(f"{name} ({first_line(e)})")
+        print(f"  the forms of all cases, compiled in {time.monotonic() - begin:.0f} s", flush=True)
+        if not step:
+            return
+        why = step()
+        if why:
+            failures.append(f"the peer's step ({why})")
+        else:
+            print(f"  the peer's step, compiled in {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def find_torch(a):

@@ -1,4 +1,5 @@
 """A PyTorch program of the model beside ccl: its denoising step, and how far its results in bf16 are off. `peer.py` runs it."""
+import contextlib
 import json
 import pathlib
 import re
@@ -62,8 +63,9 @@ def step(a, until):
     return {"step_s": None, "compiled": None, "failed": failed}
 
 
-def compile_step(a, until):
-    """Starts a step that is only to fill PyTorch's cache of what it compiled; the caller waits for what comes back, which says why it failed."""
+@contextlib.contextmanager
+def compiling_step(a, until):
+    """A step that runs meanwhile, only to fill PyTorch's cache of what it compiled. What is given waits for it, and returns why it failed."""
     run = command(a, not a.dry_run, 1, 1)
     started = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -71,10 +73,14 @@ def compile_step(a, until):
         try:
             _, stderr = started.communicate(timeout=max(until - time.monotonic(), 1))
         except subprocess.TimeoutExpired:
-            started.kill()
             return "its time was up"
         return problem(stderr)[0] if started.returncode else None
-    return wait
+    try:
+        yield wait
+    finally:
+        # Nothing of it may run beside what is measured.
+        started.kill()
+        started.wait()
 
 
 def errors(a, torch, found, failures):

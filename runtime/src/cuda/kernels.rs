@@ -21,7 +21,7 @@ use super::library::{OfLaunch, Products};
 use super::nvrtc::{Binary, Nvrtc};
 use crate::error::{RuntimeError, one_line};
 use crate::gpu::engine::{Api, Facts, Step, Steps};
-use crate::gpu::instance::failed;
+use crate::gpu::instance::faults::failed;
 use crate::tuned;
 
 /// Kernels that are on a device, by the hash of text and architecture.

@@ -3,6 +3,8 @@
 //! The first run of an entry launches and checks kernel by kernel. Later runs of an entry that needs nothing of the host between its calls
 //! replay what the device recorded of them, where it can record.
 
+pub(crate) mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,24 +132,6 @@ impl<E: Engine> GpuInstance<E> {
         Ok(())
     }
 
-    /// Remembers a lost device and words the error.
-    fn fault(&mut self, fault: Fault, word: impl FnOnce(String) -> RuntimeError) -> RuntimeError {
-        if !fault.lost {
-            return word(fault.problem);
-        }
-        let problem = format!("{} was lost ({}); start again", self.engine.facts().info.name, fault.problem);
-        self.lost = Some(problem.clone());
-        self.memory.abandon();
-        self.gone(problem)
-    }
-
-    /// The error of a call, which names it even where the device is lost with it.
-    fn fault_of(&mut self, fault: Fault, entry: Binding, call: &Call) -> RuntimeError {
-        let place = format!("{entry}: {} at `{}`: ", call.op.name(), call.at);
-        let problem = if fault.lost { place + &fault.problem } else { fault.problem };
-        self.fault(Fault { problem, ..fault }, |problem| failed(entry, call, problem))
-    }
-
     /// How long the slowest device that is worth waiting for takes for an entry.
     fn slowest(&self, entry: Binding) -> Duration {
         // Work in a second, far below what kernels reach: on a GPU, and on a processor that imitates one.
@@ -161,15 +145,6 @@ impl<E: Engine> GpuInstance<E> {
         self.engine.watch(Duration::ZERO)
     }
 
-    fn gone(&self, problem: String) -> RuntimeError {
-        RuntimeError::Lost { backend: self.engine.facts().api.name(), problem }
-    }
-
-    /// Refuses to go on with a device that is lost.
-    fn alive(&self) -> Result<(), RuntimeError> {
-        self.lost.as_ref().map_or(Ok(()), |problem| Err(self.gone(problem.clone())))
-    }
-
     fn run_entry(&mut self, entry: Binding, steps: &[Step<E::Launch>]) -> Result<(), RuntimeError> {
         let watch = self.engine.watch(self.slowest(entry));
         self.start(entry, steps, &watch)?;
@@ -177,11 +152,6 @@ impl<E: Engine> GpuInstance<E> {
         self.memory.settle(&watch).map_err(|f| self.fault_of_entry(f, entry))?;
         self.proven.insert(entry);
         Ok(())
-    }
-
-    fn fault_of_entry(&mut self, fault: Fault, entry: Binding) -> RuntimeError {
-        let name = self.engine.facts().api.name();
-        self.fault(fault, |p| RuntimeError::Backend { backend: name, problem: format!("{entry}: {p}") })
     }
 
     /// Starts the work of an entry: what was recorded of it, or its calls one by one.
@@ -335,11 +305,6 @@ fn check_types<E: Engine>(engine: &E, plan: &Plan) -> Result<(), RuntimeError> {
         &w.name,
         format!("is {} in this plan, {name} stores {has}; use --dtype {use_}", w.ty.dtype),
     ))
-}
-
-/// The error of a call.
-pub(crate) fn failed(entry: Binding, call: &Call, problem: String) -> RuntimeError {
-    RuntimeError::Kernel { entry, op: call.op.name(), at: call.at.clone(), problem }
 }
 
 impl<E: Engine> Instance for GpuInstance<E> {

@@ -24,7 +24,7 @@ use cubecl::server::Handle;
 use crate::error::RuntimeError;
 use crate::gpu::engine::{Bound, Engine, Facts, Step, Steps};
 use crate::gpu::fault::{Fault, Watch};
-use crate::gpu::instance::failed;
+use crate::gpu::instance::faults::failed;
 use crate::gpu::residency::Residency;
 use crate::profile::Clock;
 use crate::weights::WeightSource;

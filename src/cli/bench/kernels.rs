@@ -1,6 +1,6 @@
 //! `ccl bench kernels`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ccl::calibrate::{self, calibrate};
@@ -133,6 +133,20 @@ impl Line {
             timing,
         }
     }
+
+    /// The kernel and what it takes, in a line.
+    fn text(&self, set: Set) -> String {
+        let by = if self.timing.library { ", by cuBLASLt" } else { "" };
+        let off = self.off.map_or_else(String::new, |off| format!(", off by {off:.1e}"));
+        let rate = if self.timing.flops > 0 { format!("{:.1} GFLOP/s", self.gflop_per_s) } else { String::new() };
+        format!(
+            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}{off}",
+            if set == Set::Small { &self.timing.name } else { &self.timing.id },
+            human_seconds(self.timing.seconds),
+            self.gb_per_s,
+            100.0 * self.roofline
+        )
+    }
 }
 
 /// Whether a device is a GPU, and not something that imitates one.
@@ -222,20 +236,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         rotate: args.rotate.unwrap_or_else(|| measure::rotation(backend)),
     };
     let plain = if args.check { Some(plain(backend)?) } else { None };
-    let (begin, mut kernels, mut skipped, mut failed) = (Instant::now(), Vec::new(), Vec::new(), Vec::new());
-    for case in list {
-        if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
-            skipped.push(case.id.clone());
-            continue;
-        }
-        tracing::info!("measuring {}", case.id);
-        match checked(case, backend, plain.as_deref()).and_then(|off| Ok((off, case.measure(backend, effort)?))) {
-            Ok((off, timing)) => kernels.push(Line::new(timing, off, &peak, types.tokens)),
-            // The others may run all the same.
-            Err(e) => failed.push(Failure { id: case.id.clone(), problem: e.to_string() }),
-        }
-    }
-    let measured = Measured {
+    let mut measured = Measured {
         device: info.name,
         backend: backend.name(),
         kind: info.kind,
@@ -249,15 +250,41 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         roofline_of: peak.name.clone(),
         peak_flops: peak.flops(types.tokens),
         peak_bandwidth: peak.bandwidth,
-        kernels,
-        skipped,
-        failed,
+        kernels: Vec::new(),
+        skipped: Vec::new(),
+        failed: Vec::new(),
     };
-    if let Some(path) = &args.output {
-        let text = serde_json::to_string_pretty(&measured).map_err(|e| Error::Failed(format!("JSON: {e}")))?;
-        write::write_atomic(path, format!("{text}\n").as_bytes())?;
+    let print = |text: &str| if json { Ok(()) } else { crate::cli::print_line(text) };
+    print(&measured.heading(backend))?;
+    let begin = Instant::now();
+    for case in list {
+        if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
+            measured.skipped.push(case.id.clone());
+            continue;
+        }
+        tracing::info!("measuring {}", case.id);
+        match checked(case, backend, plain.as_deref()).and_then(|off| Ok((off, case.measure(backend, effort)?))) {
+            Ok((off, timing)) => {
+                let line = Line::new(timing, off, &peak, types.tokens);
+                print(&line.text(set))?;
+                measured.kernels.push(line);
+            }
+            // The others may run all the same.
+            Err(e) => {
+                print(&format!("  {:<46} does not run: {e}", case.id))?;
+                measured.failed.push(Failure { id: case.id.clone(), problem: e.to_string() });
+            }
+        }
+        // Written after every kernel: what ends the run early loses nothing.
+        measured.save(args.output.as_deref())?;
     }
-    if json { crate::cli::print_json(&measured) } else { say(&measured, backend) }?;
+    measured.save(args.output.as_deref())?;
+    if !measured.skipped.is_empty() {
+        print(&format!("not measured, the time was up: {}", measured.skipped.join(" ")))?;
+    }
+    if json {
+        crate::cli::print_json(&measured)?;
+    }
     match measured.failed.as_slice() {
         [] => Ok(()),
         [f, rest @ ..] => {
@@ -268,40 +295,33 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
 }
 
-fn say(m: &Measured, backend: &dyn Backend) -> Result<(), Error> {
-    let print = crate::cli::print_line;
-    let threads = m.threads.map_or_else(String::new, |n| format!(", {n} threads"));
-    let types = if m.matrix_dtype == m.dtype {
-        m.dtype.to_string()
-    } else {
-        format!("{}, matrices {}", m.dtype, m.matrix_dtype)
-    };
-    print(&format!("{} ({}){threads}; set {}, {types}", m.device, m.backend, m.set))?;
-    let (flops, bytes) = (m.peak_flops / 1e9, m.peak_bandwidth / 1e9);
-    let of = if backend.target().is_some() { "the roofline of" } else { "the roofline, measured on" };
-    print(&format!("{of} {}: products at {flops:.1} GFLOP/s, memory at {bytes:.1} GB/s", m.roofline_of))?;
-    let inputs = match m.rotate_bytes {
-        0 => "one copy of the inputs, which caches may keep".into(),
-        bytes => format!("inputs rotated through copies of {} together", human_bytes(bytes)),
-    };
-    print(&format!("medians by {}; {inputs}", m.clock))?;
-    for line in &m.kernels {
-        let by = if line.timing.library { ", by cuBLASLt" } else { "" };
-        let off = line.off.map_or_else(String::new, |off| format!(", off by {off:.1e}"));
-        let rate = if line.timing.flops > 0 { format!("{:.1} GFLOP/s", line.gflop_per_s) } else { String::new() };
-        print(&format!(
-            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}{off}",
-            if m.set == Set::Small.name() { &line.timing.name } else { &line.timing.id },
-            human_seconds(line.timing.seconds),
-            line.gb_per_s,
-            100.0 * line.roofline
-        ))?;
+impl Measured {
+    /// What is measured, where, and how.
+    fn heading(&self, backend: &dyn Backend) -> String {
+        let threads = self.threads.map_or_else(String::new, |n| format!(", {n} threads"));
+        let types = if self.matrix_dtype == self.dtype {
+            self.dtype.to_string()
+        } else {
+            format!("{}, matrices {}", self.dtype, self.matrix_dtype)
+        };
+        let (flops, bytes) = (self.peak_flops / 1e9, self.peak_bandwidth / 1e9);
+        let of = if backend.target().is_some() { "the roofline of" } else { "the roofline, measured on" };
+        let inputs = match self.rotate_bytes {
+            0 => "one copy of the inputs, which caches may keep".into(),
+            bytes => format!("inputs rotated through copies of {} together", human_bytes(bytes)),
+        };
+        [
+            format!("{} ({}){threads}; set {}, {types}", self.device, self.backend, self.set),
+            format!("{of} {}: products at {flops:.1} GFLOP/s, memory at {bytes:.1} GB/s", self.roofline_of),
+            format!("medians by {}; {inputs}", self.clock),
+        ]
+        .join("\n")
     }
-    for Failure { id, problem } in &m.failed {
-        print(&format!("  {id:<46} does not run: {problem}"))?;
-    }
-    match m.skipped.as_slice() {
-        [] => Ok(()),
-        ids => print(&format!("not measured, the time was up: {}", ids.join(" "))),
+
+    /// Writes the document to a file, if there is to be one.
+    fn save(&self, path: Option<&Path>) -> Result<(), Error> {
+        let Some(path) = path else { return Ok(()) };
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Failed(format!("JSON: {e}")))?;
+        Ok(write::write_atomic(path, format!("{text}\n").as_bytes())?)
     }
 }
