@@ -32,7 +32,10 @@ def ours(a, ids):
         run = [str(a.turns), "bench", "kernels", *a.turns_options.split(), "--time", str(round(a.time)), *only, "-o", str(out)]
         done = subprocess.run(run, capture_output=True, text=True)
         if done.returncode:
-            raise ValueError((done.stderr.strip().splitlines() or ["ccl failed"])[-1])
+            # What ran before is in the file.
+            print(f"  {(done.stderr.strip().splitlines() or ['ccl failed'])[-1]}", flush=True)
+        if not out.exists():
+            return {}
         return {k["id"]: k["seconds"] for k in json.loads(out.read_text())["kernels"]}
 
 
@@ -40,19 +43,21 @@ def measured(a, device, cases, bounds, until):
     """Medians of the rounds: `{id: {form, ours_s, theirs_s, rounds}}`. `cases` has PyTorch's by their ids."""
     # A dry run is to go through all of this, whatever its times are.
     wanted = [(name, form) for name, form in near(bounds, math.inf if a.dry_run else NEAR) if name in cases]
-    room = int((until - time.monotonic()) / EACH / ROUNDS)
-    if len(wanted) > room:
-        print(f"  not in turns, there is no time for it: {' '.join(name for name, _ in wanted[max(room, 0):])}", flush=True)
-        wanted = wanted[:max(room, 0)]
-    if not wanted:
-        return {}
-    times = {name: {"form": form, "ours": [], "theirs": []} for name, form in wanted}
-    for _ in range(ROUNDS):
-        for name, seconds in ours(a, list(times)).items():
-            times[name]["ours"].append(seconds)
+    room = max(int((until - time.monotonic()) / EACH / ROUNDS), 0)
+    if wanted[room:]:
+        print(f"  not in turns, there is no time for it: {' '.join(name for name, _ in wanted[room:])}", flush=True)
+    times = {name: {"form": form, "ours": [], "theirs": []} for name, form in wanted[:room]}
+    for turn in range(ROUNDS if times else 0):
+        if time.monotonic() + EACH * len(times) > until:
+            print(f"  the time was up after {turn} of {ROUNDS} turns", flush=True)
+            break
+        found = ours(a, list(times))
         for name, t in times.items():
             seconds = measure(cases[name], device, a.time, t["form"])["forms"].get(t["form"])
-            t["theirs"] += [seconds] if seconds is not None else []
+            # Both, or neither.
+            if name in found and seconds is not None:
+                t["ours"].append(found[name])
+                t["theirs"].append(seconds)
     for name, t in times.items():
         pairs = ", ".join(f"{report.human(x)} and {report.human(y)}" for x, y in zip(t["ours"], t["theirs"]))
         print(f"  {name:<32} ccl and {t['form']}: {pairs}", flush=True)

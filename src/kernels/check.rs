@@ -85,20 +85,27 @@ pub(crate) fn size(tensor: &HostTensor) -> Option<f64> {
     Some((sums.sum::<f64>() / numbers.len().max(1) as f64).sqrt())
 }
 
-/// The root of the mean square of the difference in the worst piece, in that of all that is wanted; not a number where something is none.
+/// The root of the mean square of the difference in the worst piece, in that of all that is wanted or of the piece, if that is larger; not a number where
+/// something is none.
 pub(crate) fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
     let (Some(got), Some(numbers), Some(size)) = (got.as_f32(), want.as_f32(), size(want)) else { return f64::NAN };
     if got.len() != numbers.len() {
         return f64::NAN;
     }
     let square = |(a, b): (&[f32], &[f32])| {
-        let square: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+        let (mut difference, mut wanted) = (0.0, 0.0);
+        for (a, b) in a.iter().zip(b) {
+            difference += (f64::from(*a) - f64::from(*b)).powi(2);
+            wanted += f64::from(*b).powi(2);
+        }
+        // What is rounded is off by a share of itself, and rows may differ much in size.
+        let ratio = difference / (size.powi(2) * a.len() as f64).max(wanted);
         // What is no number is worse than any.
-        if square.is_nan() { f64::INFINITY } else { square / a.len() as f64 }
+        if ratio.is_nan() { f64::INFINITY } else { ratio }
     };
     let worst = got.par_chunks(PIECE).zip(numbers.par_chunks(PIECE)).with_min_len(SHARE / PIECE).map(square);
     let worst = worst.reduce(|| 0.0, f64::max);
-    if worst.is_finite() { worst.sqrt() / size } else { f64::NAN }
+    if worst.is_finite() { worst.sqrt() } else { f64::NAN }
 }
 
 #[cfg(test)]
@@ -116,6 +123,11 @@ mod tests {
             apart(&tensor(&other), &want)
         };
         assert_eq!(apart(&want, &want), 0.0);
+        // A row that is much larger than the others is off by more, and by no larger share.
+        let large = |scale: f32| {
+            tensor(&numbers.iter().enumerate().map(|(i, x)| if i < 64 { x * scale } else { *x }).collect::<Vec<_>>())
+        };
+        assert!((0.9e-2..1.1e-2).contains(&apart(&large(101.0), &large(100.0))));
         // Rounding to eight bits, then one number of many.
         let rounded: Vec<f32> = numbers.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
         assert!((1e-4..APART[0] / 5.0).contains(&apart(&tensor(&rounded), &want)));

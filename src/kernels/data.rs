@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 /// Random numbers that are repeated; a prime number of them, so that no two rows of a matrix begin alike.
 const BLOCK: usize = 1_048_573;
-/// How large weights are, so that products of normal numbers stay small.
+/// How large weights are.
 const WEIGHT: f32 = 0.02;
 
 static NORMAL: LazyLock<Vec<f32>> = LazyLock::new(|| {
@@ -32,13 +32,33 @@ fn numbers(name: &str, n: usize, of: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     all
 }
 
-/// An input of a name: normal numbers, their magnitudes where they have to be positive, or `number` where it is a whole one.
-pub fn tensor(name: &str, ty: &TensorType, positive: bool, number: i32) -> HostTensor {
+/// What numbers are like.
+#[derive(Clone, Copy, Debug)]
+pub enum Like {
+    /// Normal ones.
+    Normal,
+    /// The magnitudes of normal ones.
+    Positive,
+    /// Weights, so small that products stay small. Biases and factors of norms are as large as what they are added to or multiplied with.
+    Weight,
+}
+
+impl Like {
+    fn of(self, rank: usize) -> impl Fn(f32) -> f32 + Sync {
+        move |x| match self {
+            Self::Positive => x.abs(),
+            Self::Weight if rank > 1 => x * WEIGHT,
+            Self::Normal | Self::Weight => x,
+        }
+    }
+}
+
+/// An input of a name, or `number` where it is a whole one.
+pub fn tensor(name: &str, ty: &TensorType, like: Like, number: i32) -> HostTensor {
     let n = ty.elements() as usize;
     match ty.dtype {
         DType::I32 => HostTensor::i32(ty.shape.clone(), vec![number; n]),
-        _ if positive => HostTensor::f32(ty.shape.clone(), numbers(name, n, f32::abs)),
-        _ => HostTensor::f32(ty.shape.clone(), numbers(name, n, |x| x)),
+        _ => HostTensor::f32(ty.shape.clone(), numbers(name, n, like.of(ty.rank()))),
     }
 }
 
@@ -47,6 +67,6 @@ pub struct Weights;
 
 impl WeightSource for Weights {
     fn load(&self, name: &str, want: &TensorType) -> Result<WeightBytes, RuntimeError> {
-        WeightBytes::of_values(name, &numbers(name, want.elements() as usize, |x| x * WEIGHT), want)
+        WeightBytes::of_values(name, &numbers(name, want.elements() as usize, Like::Weight.of(want.rank())), want)
     }
 }

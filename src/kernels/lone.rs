@@ -9,7 +9,7 @@ use ccl_ir::types::dense_strides;
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use ccl_runtime::backend::Instance;
 
-use super::data;
+use super::data::{self, Like};
 use crate::error::Error;
 
 /// What the names of states begin with that the call only writes.
@@ -254,13 +254,19 @@ impl Lone {
     /// When the device fails.
     pub fn fill(&self, instance: &mut dyn Instance, state: bool) -> Result<(), Error> {
         let plan = Arc::clone(instance.plan());
-        let positive = matches!(self.call().op, Op::AdamW(_));
+        // The name of a copy of a holder begins with its number.
+        let holder = |name: &str| name.split('.').next().and_then(|i| self.holders.get(i.parse::<usize>().ok()?));
+        let like = |name: &str| match self.call().op {
+            Op::AdamW(_) => Like::Positive,
+            _ if holder(name).is_some_and(|h| h.weight) => Like::Weight,
+            _ => Like::Normal,
+        };
         for (i, port) in plan.inputs.iter().enumerate() {
-            instance.write(i, &data::tensor(&port.name, &port.operand.ty, positive, self.number()))?;
+            instance.write(i, &data::tensor(&port.name, &port.operand.ty, like(&port.name), self.number()))?;
         }
         let read = plan.states.iter().enumerate().filter(|(_, kept)| !kept.name.starts_with(RESULT));
         for (i, kept) in read.filter(|_| state) {
-            instance.write_state(i, &data::tensor(&kept.name, &kept.ty, positive, 0))?;
+            instance.write_state(i, &data::tensor(&kept.name, &kept.ty, like(&kept.name), 0))?;
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ pub struct Args {
     /// [default: twice the second-level cache of a GPU; one copy on processors]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rotate: Option<u64>,
-    /// Compare the results of each kernel with those of plain kernels on the same device before it is measured (cuda)
+    /// Instead of measuring compare the results of each kernel with those of plain kernels on the same device (cuda)
     #[arg(long)]
     check: bool,
     /// What a kernel could reach: a TOML file (see `ccl bench calibrate`), or apple-m, cpu, h100, h200, rtx4090, wgpu [default: by device; a
@@ -108,44 +108,66 @@ struct Failure {
 
 /// One kernel.
 #[derive(Serialize)]
-struct Line {
-    #[serde(flatten)]
-    timing: Timing,
-    /// How far its results are from those of plain kernels, relative to their root mean square, in the worst piece of 64 numbers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    off: Option<f64>,
-    gflop_per_s: f64,
-    gb_per_s: f64,
-    /// The roofline's seconds over those that were measured. Above 1 where tensors stay in cache, which is faster than memory.
-    roofline: f64,
+#[serde(untagged)]
+enum Line {
+    /// What it takes.
+    Figures {
+        #[serde(flatten)]
+        timing: Timing,
+        gflop_per_s: f64,
+        gb_per_s: f64,
+        /// The roofline's seconds over those that were measured. Above 1 where tensors stay in cache, which is faster than memory.
+        roofline: f64,
+    },
+    /// What it gives.
+    Checked {
+        id: String,
+        name: String,
+        op: String,
+        /// How far its results are from those of plain kernels in the worst 64 neighbours, relative to the root of their mean square.
+        off: f64,
+        /// How far they may be.
+        most: f64,
+    },
 }
 
 impl Line {
-    fn new(timing: Timing, off: Option<f64>, peak: &DeviceSpec, dtype: DType) -> Self {
+    fn figures(timing: Timing, peak: &DeviceSpec, dtype: DType) -> Self {
         let (flops, bytes) = (timing.flops as f64, timing.bytes as f64);
         let least = (flops / peak.flops(dtype)).max(bytes / peak.bandwidth);
         let seconds = timing.seconds;
-        Self {
-            off,
-            gflop_per_s: flops / seconds / 1e9,
-            gb_per_s: bytes / seconds / 1e9,
-            roofline: least / seconds,
-            timing,
-        }
+        let [gflop_per_s, gb_per_s] = [flops, bytes].map(|n| n / seconds / 1e9);
+        Self::Figures { gflop_per_s, gb_per_s, roofline: least / seconds, timing }
     }
 
-    /// The kernel and what it takes, in a line.
+    fn checked(case: &Case, backend: &dyn Backend, plain: &dyn Backend) -> Result<Self, Error> {
+        let [off, most] = case.check(backend, plain)?;
+        if off <= most {
+            return Ok(Self::Checked { id: case.id.clone(), name: case.name.clone(), op: case.op().into(), off, most });
+        }
+        Err(Error::Failed(format!(
+            "its result is off by {off:.1e} from that of plain kernels; at most {most:.0e} is right"
+        )))
+    }
+
+    /// The kernel and what was found, in a line.
     fn text(&self, set: Set) -> String {
-        let by = if self.timing.library { ", by cuBLASLt" } else { "" };
-        let off = self.off.map_or_else(String::new, |off| format!(", off by {off:.1e}"));
-        let rate = if self.timing.flops > 0 { format!("{:.1} GFLOP/s", self.gflop_per_s) } else { String::new() };
-        format!(
-            "  {:<46} {:>10} {rate:>17} {:>8.1} GB/s {:>6.1} % of the roofline{by}{off}",
-            if set == Set::Small { &self.timing.name } else { &self.timing.id },
-            human_seconds(self.timing.seconds),
-            self.gb_per_s,
-            100.0 * self.roofline
-        )
+        let called = |id: &str, name: &str| if set == Set::Small { name.to_owned() } else { id.to_owned() };
+        match self {
+            Self::Figures { timing, gflop_per_s, gb_per_s, roofline } => {
+                let by = if timing.library { ", by cuBLASLt" } else { "" };
+                let rate = if timing.flops > 0 { format!("{gflop_per_s:.1} GFLOP/s") } else { String::new() };
+                format!(
+                    "  {:<46} {:>10} {rate:>17} {gb_per_s:>8.1} GB/s {:>6.1} % of the roofline{by}",
+                    called(&timing.id, &timing.name),
+                    human_seconds(timing.seconds),
+                    100.0 * roofline
+                )
+            }
+            Self::Checked { id, name, off, most, .. } => {
+                format!("  {:<46} off by {off:.1e} (at most {most:.0e})", called(id, name))
+            }
+        }
     }
 }
 
@@ -197,19 +219,7 @@ fn plain(backend: &dyn Backend) -> Result<Box<dyn Backend>, Error> {
     })
 }
 
-/// How far results of a kernel are from those of a plain one, where there is one.
-fn checked(case: &Case, backend: &dyn Backend, plain: Option<&dyn Backend>) -> Result<Option<f64>, Error> {
-    let Some(plain) = plain else { return Ok(None) };
-    let [off, most] = case.check(backend, plain)?;
-    if off <= most {
-        return Ok(Some(off));
-    }
-    Err(Error::Failed(format!(
-        "its result is off by {off:.1e} from that of plain kernels, at most {most:.0e} is right"
-    )))
-}
-
-/// Measures kernels one by one.
+/// Measures kernels one by one, or checks them.
 ///
 /// # Errors
 /// When an option is wrong, no kernel has the name, or one fails.
@@ -255,7 +265,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         failed: Vec::new(),
     };
     let print = |text: &str| if json { Ok(()) } else { crate::cli::print_line(text) };
-    print(&measured.heading(backend))?;
+    print(&measured.heading(backend, args.check))?;
     let begin = Instant::now();
     for case in list {
         if args.budget.is_some_and(|s| begin.elapsed() >= Duration::from_secs(s)) {
@@ -263,9 +273,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             continue;
         }
         tracing::info!("measuring {}", case.id);
-        match checked(case, backend, plain.as_deref()).and_then(|off| Ok((off, case.measure(backend, effort)?))) {
-            Ok((off, timing)) => {
-                let line = Line::new(timing, off, &peak, types.tokens);
+        let line = match &plain {
+            Some(plain) => Line::checked(case, backend, plain.as_ref()),
+            None => case.measure(backend, effort).map(|timing| Line::figures(timing, &peak, types.tokens)),
+        };
+        match line {
+            Ok(line) => {
                 print(&line.text(set))?;
                 measured.kernels.push(line);
             }
@@ -297,7 +310,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
 
 impl Measured {
     /// What is measured, where, and how.
-    fn heading(&self, backend: &dyn Backend) -> String {
+    fn heading(&self, backend: &dyn Backend, check: bool) -> String {
         let threads = self.threads.map_or_else(String::new, |n| format!(", {n} threads"));
         let types = if self.matrix_dtype == self.dtype {
             self.dtype.to_string()
@@ -310,8 +323,14 @@ impl Measured {
             0 => "one copy of the inputs, which caches may keep".into(),
             bytes => format!("inputs rotated through copies of {} together", human_bytes(bytes)),
         };
+        let what = format!("{} ({}){threads}; set {}, {types}", self.device, self.backend, self.set);
+        if check {
+            return format!(
+                "{what}\nresults beside those of plain kernels: the worst 64 neighbours, against the root mean square"
+            );
+        }
         [
-            format!("{} ({}){threads}; set {}, {types}", self.device, self.backend, self.set),
+            what,
             format!("{of} {}: products at {flops:.1} GFLOP/s, memory at {bytes:.1} GB/s", self.roofline_of),
             format!("medians by {}; {inputs}", self.clock),
         ]

@@ -76,22 +76,27 @@ impl Factor {
         self.inner == 1 || self.outer != [1]
     }
 
-    /// How many neighbours are sure to be aligned together, up to eight; 0 where there are no neighbours.
-    fn align(&self) -> u32 {
+    /// How many neighbours are sure to be aligned together, up to eight; 0 where there are no neighbours. Lines that overlap, as broadcast ones do, are
+    /// read one by one: the copy engine is not told of such.
+    fn align(&self, outer: &[usize], inner: usize) -> u32 {
         if self.inner != 1 && self.outer != [1] {
             return 0;
+        }
+        if !self.lies_apart(outer, inner) {
+            return 1;
         }
         let steps = if self.is_along() { self.outer.as_slice() } else { std::slice::from_ref(&self.inner) };
         let all = steps.iter().chain(&self.batches).fold(self.offset | 8, |all, &step| all | step);
         1 << all.trailing_zeros().min(3)
     }
 
-    /// Whether so many lines of so many neighbours do not overlap: broadcast ones do.
+    /// Whether so many lines of so many neighbours do not overlap.
     fn lies_apart(&self, outer: &[usize], inner: usize) -> bool {
-        let outer_size: usize = outer.iter().product();
-        let [lines, neighbours] = if self.is_along() { [outer_size, inner] } else { [inner, outer_size] };
-        let step = if self.is_along() { self.outer.last().copied().unwrap_or_default() } else { self.inner };
-        lines <= 1 || step >= neighbours as u64
+        if !self.is_along() {
+            return inner <= 1 || self.inner >= outer.iter().product::<usize>() as u64;
+        }
+        // Of a dimension of one element the stride says nothing.
+        outer.iter().zip(&self.outer).all(|(lines, step)| *lines <= 1 || *step >= inner as u64)
     }
 
     fn push(&self, args: &mut Args, batches: &[usize], outer: &[usize], inner: usize) -> Result<(), LowerError> {
@@ -228,10 +233,9 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let (batches, m) = (count(&parts.batches), count(&parts.rows));
     let (n, k) = (parts.n as u64, parts.k as u64);
     let along = [parts.a.is_along(), parts.b.is_along()];
-    let aligns = [parts.a.align(), parts.b.align()];
+    let aligns = [parts.a.align(&parts.rows, parts.k), parts.b.align(&[parts.n], parts.k)];
     let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
-    let apart = parts.a.lies_apart(&parts.rows, parts.k) && parts.b.lies_apart(&[parts.n], parts.k);
-    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns) && apart;
+    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
     let problem = ProductProblem { batches, m, n, k, along, bulk };
     let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
     let plain = tile(target, &problem);
