@@ -4,7 +4,7 @@
 #   benches/gpu/run.sh BINARY [--peer FILE] [--python PYTHON] [--software]
 #
 # BINARY is a stripped `ccl` (strip -o BINARY target/release/ccl), under 60 MB; nothing is built here. The parts, each with a time limit, those that
-# everything is judged by first: parity with the reference cases, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`) and a step,
+# everything is judged by first: parity with the reference cases, every kernel's results beside a plain one's, tiles chosen by measuring (`ccl bench tune`), kernels (`ccl bench kernels`) and a step,
 # PyTorch on the same shapes where PYTHON [python3] has it with CUDA (compare.py; what is near its bound in turns with ccl), more steps, the cold start of
 # a plan that carries its kernels, weights that do not fit a memory budget. FILE is a PyTorch program of the model for its denoising step; torch.compile
 # works on it while parity is proven. Results go to standard output and to benches/results/<date>-<device>: .txt, -kernels.json,

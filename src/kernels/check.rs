@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ccl_ir::plan::Place;
 use ccl_ir::{Binding, Plan, TensorType};
 use ccl_runtime::HostTensor;
-use ccl_runtime::backend::Backend;
+use ccl_runtime::backend::{Backend, Instance};
 use rayon::prelude::*;
 
 use super::{Case, Inputs, Lone, RESULT, Weights};
@@ -19,7 +19,7 @@ const PIECE: usize = 64;
 /// Numbers that a thread looks at before it asks for more.
 const SHARE: usize = 1 << 16;
 /// Runs after which a kernel was launched, recorded and replayed.
-const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 3;
 
 impl Case {
     /// How far the results of a backend's kernels are from those of its plain ones, the worst piece of the worst result, and how far they may be.
@@ -35,11 +35,7 @@ impl Case {
         let updates = plan.states.iter().enumerate().any(|(i, s)| !s.name.starts_with(RESULT) && writes(&plan, i));
         let want = results(&lone, &plan, plain, if updates { RUNS } else { 1 })?;
         let got = results(&lone, &plan, backend, RUNS)?;
-        let off = want.iter().zip(&got).map(|(want, got)| match size(want) {
-            Some(size) if size > 0.0 && size.is_finite() => apart(got, want),
-            // Nothing is a measure of nothing.
-            _ => f64::NAN,
-        });
+        let off = want.iter().zip(&got).map(|(want, got)| apart(got, want));
         // What is no number is worse than any.
         let worst = off.fold(0.0, |worst: f64, off| if off.is_nan() { f64::INFINITY } else { worst.max(off) });
         Ok([worst, most])
@@ -53,19 +49,27 @@ fn writes(plan: &Plan, state: usize) -> bool {
     last.is_some_and(|call| call.outputs.iter().any(|o| o.place == place))
 }
 
-/// What a call leaves after so many runs, where nothing was before.
+/// What a call leaves after so many runs.
 fn results(lone: &Lone, plan: &Arc<Plan>, backend: &dyn Backend, runs: usize) -> Result<Vec<HostTensor>, Error> {
     let mut instance = backend.instantiate(Arc::clone(plan), &Weights)?;
     lone.fill(instance.as_mut(), true)?;
-    let states = || plan.states.iter().enumerate();
+    run_over_nothing(instance.as_mut(), runs)?;
+    let written = (0..plan.states.len()).filter(|i| writes(plan, *i));
+    written.map(|i| Ok(instance.read_state(i)?)).collect()
+}
+
+/// Runs a call so often, with nothing where its results are to be.
+pub(crate) fn run_over_nothing(instance: &mut dyn Instance, runs: usize) -> Result<(), Error> {
+    let plan = Arc::clone(instance.plan());
+    let results = plan.states.iter().enumerate().filter(|(_, state)| state.name.starts_with(RESULT));
+    let nothing: Vec<_> = results.map(|(i, state)| (i, nothing(&state.ty))).collect();
     for _ in 0..runs {
-        for (i, state) in states().filter(|(_, state)| state.name.starts_with(RESULT)) {
-            instance.write_state(i, &nothing(&state.ty))?;
+        for (i, nothing) in &nothing {
+            instance.write_state(*i, nothing)?;
         }
         instance.run(Binding::Step)?;
     }
-    let written = states().filter(|(i, _)| writes(plan, *i));
-    written.map(|(i, _)| Ok(instance.read_state(i)?)).collect()
+    Ok(())
 }
 
 /// How far results may be apart, where something is of half precision and where nothing is.
@@ -74,7 +78,7 @@ pub(crate) fn may_be_apart(half: bool) -> f64 {
 }
 
 /// A tensor in which nothing is a number.
-pub(crate) fn nothing(ty: &TensorType) -> HostTensor {
+fn nothing(ty: &TensorType) -> HostTensor {
     HostTensor::f32(ty.shape.clone(), vec![f32::NAN; ty.elements() as usize])
 }
 
@@ -123,6 +127,8 @@ mod tests {
             apart(&tensor(&other), &want)
         };
         assert_eq!(apart(&want, &want), 0.0);
+        // Nothing is a measure of nothing.
+        assert!(apart(&tensor(&[0.0; 64]), &tensor(&[0.0; 64])).is_nan());
         // A row that is much larger than the others is off by more, and by no larger share.
         let large = |scale: f32| {
             tensor(&numbers.iter().enumerate().map(|(i, x)| if i < 64 { x * scale } else { *x }).collect::<Vec<_>>())

@@ -11,13 +11,14 @@ use ccl_runtime::{Backend, GpuBackend, HostTensor, RuntimeError};
 use super::Found;
 use super::journal::{Attempt, Journal};
 use crate::error::Error;
-use crate::kernels::check::{apart, may_be_apart, nothing, size};
-use crate::kernels::{Effort, Inputs, RESULT, Weights, measure};
+use crate::kernels::check::{RUNS, apart, may_be_apart, run_over_nothing, size};
+use crate::kernels::{Effort, Inputs, Weights, measure};
 
 /// How much longer than the fastest tile the library may take and still be measured again.
 const CLOSE: f64 = 1.1;
 /// How often.
 const AGAIN: usize = 2;
+
 /// A problem on a device.
 pub(super) struct Trial<'a> {
     gpu: &'a GpuBackend,
@@ -90,15 +91,8 @@ impl<'a> Trial<'a> {
 
     /// What comes of the last copy of the call once it was launched, recorded and replayed, where nothing was before.
     fn result(&mut self, tile: ProblemTile) -> Result<Result<HostTensor, String>, Error> {
-        self.with(tile, |trial, _, instance| {
-            let states = trial.plan.states.iter().enumerate().filter(|(_, state)| state.name.starts_with(RESULT));
-            let nothing: Vec<_> = states.map(|(i, state)| (i, nothing(&state.ty))).collect();
-            for _ in 0..3 {
-                for (i, nothing) in &nothing {
-                    instance.write_state(*i, nothing)?;
-                }
-                instance.run(Binding::Step)?;
-            }
+        self.with(tile, |_, _, instance| {
+            run_over_nothing(instance, RUNS)?;
             Ok(instance.read(0)?)
         })
     }

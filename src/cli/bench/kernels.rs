@@ -240,12 +240,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let types = Types::of(dtype, backend);
     let all = set.cases(types);
     let list = chosen(&all, args, set)?;
+    let plain = if args.check { Some(plain(backend)?) } else { None };
     let peak = roofline(args.device_spec.as_ref(), backend)?;
     let effort = Effort {
         time: Duration::from_millis(args.time),
         rotate: args.rotate.unwrap_or_else(|| measure::rotation(backend)),
     };
-    let plain = if args.check { Some(plain(backend)?) } else { None };
     let mut measured = Measured {
         device: info.name,
         backend: backend.name(),
