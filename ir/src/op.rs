@@ -197,6 +197,10 @@ macro_rules! operators {
             /// # Errors
             /// When values are out of range.
             pub fn eval<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
+                T::eval(self, inputs)
+            }
+            /// What [`Real::eval`] is made of.
+            pub(crate) fn dispatch<T: Real>(&self, inputs: &[&Tensor<T>]) -> Result<Vec<Tensor<T>>, Problem> {
                 match self { $(Op::$variant(o) => o.eval(inputs),)+ }
             }
             /// See [`Operator::work`].

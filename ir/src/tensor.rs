@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 use crate::error::Problem;
+use crate::op::Op;
 use crate::types::TensorType;
 
 /// Numbers that graphs are evaluated in: `f32` and `f64`.
@@ -37,6 +38,11 @@ pub trait Real:
     fn erf(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
+    /// [`Op::eval`]: compiled here for each type, once, and not again in every crate that evaluates.
+    ///
+    /// # Errors
+    /// When values are out of range.
+    fn eval(op: &Op, inputs: &[&Tensor<Self>]) -> Result<Vec<Tensor<Self>>, Problem>;
 }
 
 macro_rules! real {
@@ -62,6 +68,9 @@ macro_rules! real {
             }
             fn sqrt(self) -> Self {
                 self.sqrt()
+            }
+            fn eval(op: &Op, inputs: &[&Tensor<Self>]) -> Result<Vec<Tensor<Self>>, Problem> {
+                op.dispatch(inputs)
             }
         }
     };

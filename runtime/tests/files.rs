@@ -1,6 +1,7 @@
 //! Broken, lying and hostile files: each gives one line that names the file and the tensor, and none makes the program
 //! allocate what a header claims.
 
+#[path = "runtime/support.rs"]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -4,7 +4,7 @@
 //! looked at once.
 
 mod kernels;
-#[path = "../../codegen/tests/gpu_common/nvrtc.rs"]
+#[path = "../../codegen/tests/gpu/nvrtc.rs"]
 mod nvrtc;
 
 use std::collections::BTreeSet;

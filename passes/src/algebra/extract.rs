@@ -5,6 +5,8 @@
 //! by one. Every candidate is priced as a whole. What comes out never costs more than what went in.
 
 mod backward;
+mod search;
+mod term;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,33 +14,13 @@ use ccl_ir::{Binding, Op, TensorType, Work};
 use egg::Id;
 
 use self::backward::Gradients;
+use self::term::{Class, Node};
 use super::language::{Kind, Move, Region, Term};
 use super::region::Plain;
-use crate::cost::{CostModel, Lie, SCALE, counted, lie_of_view, wants_copy};
-use crate::layout::is_view;
+use crate::cost::{CostModel, Lie, SCALE, counted};
 
-/// Rounds over all rewrites.
-const ROUNDS: usize = 6;
-/// Rewrites up to which pairs are tried too: one may pay only after another that does not pay by itself.
-const PAIRS: usize = 40;
 /// Keeping a byte from one step to the next costs a fourth of moving it: memory is not free.
 const KEEP: f64 = 0.25;
-
-/// A term with what pricing needs.
-struct Node {
-    term: Term,
-    children: Vec<usize>,
-    picoseconds: u64,
-    work: Work,
-}
-
-/// A class of the e-graph.
-struct Class {
-    nodes: Vec<Node>,
-    types: Vec<TensorType>,
-    /// The earliest moment at which it may be known.
-    binding: Binding,
-}
 
 /// A saturated region, ready to be priced.
 pub(super) struct Prices<'a> {
@@ -95,19 +77,16 @@ impl<'a> Prices<'a> {
             let facts = &region[id].data;
             let node = |term: &Term| {
                 let children: Vec<usize> = term.children.iter().map(|&c| at(c)).collect();
-                let (mut picoseconds, mut work) = (0, Work::default());
-                if let Kind::Op(n) = term.kind {
-                    let op = &region.analysis.ops[n as usize];
-                    let inputs: Vec<&TensorType> = term.children.iter().map(|&c| &region[c].data.types[0]).collect();
-                    picoseconds = model.picoseconds(op, &inputs, &facts.types);
-                    if !is_view(op) {
-                        work = op.work(&inputs, &facts.types);
-                    }
-                }
-                Node { term: term.clone(), children, picoseconds, work }
+                let op = match term.kind {
+                    Kind::Op(n) => Some(&region.analysis.ops[n as usize]),
+                    _ => None,
+                };
+                Node::new(term, children, op, &facts.types, (region, model))
             };
-            let nodes = region[id].nodes.iter().map(node).collect();
-            Class { nodes, types: facts.types.clone(), binding: facts.binding }
+            let (nodes, types) = (region[id].nodes.iter().map(node).collect(), facts.types.clone());
+            let bytes = types.iter().map(TensorType::bytes).sum();
+            let (first, copy) = types.first().map_or((0, 0), |ty| (ty.bytes(), model.copy(ty)));
+            Class { nodes, types, bytes, first, copy, binding: facts.binding }
         };
         let classes = ids.iter().map(class).collect();
         let outputs: Vec<usize> = outputs.iter().map(|&id| at(id)).collect();
@@ -160,18 +139,6 @@ impl<'a> Prices<'a> {
     fn canonical(&self, term: &Term) -> Term {
         let children = term.children.iter().map(|&c| self.region.find(c)).collect();
         Term { kind: term.kind, children }
-    }
-
-    /// The choice with a rewrite applied.
-    pub fn with(&self, choice: &Choice, found: &Move) -> Choice {
-        let mut out = choice.clone();
-        for (id, term) in &found.picks {
-            let class = self.class(*id);
-            if let Some(n) = self.position(class, term) {
-                out[class] = n;
-            }
-        }
-        out
     }
 
     /// Positions of the rewrites that a choice uses: those which were the first to add one of its terms, and those which only found two
@@ -260,10 +227,10 @@ impl<'a> Prices<'a> {
             if matches!(node.term.kind, Kind::Port(_)) {
                 bases[class] = bases[node.children[0]];
             }
-            let Some(op) = self.op(node) else { continue };
-            if is_view(op) {
+            let Kind::Op(_) = node.term.kind else { continue };
+            if let Some(view) = node.view {
                 let source = node.children[0];
-                lies[class] = lie_of_view(op, &self.classes[source].types[0], lies[source]);
+                lies[class] = view[lies[source] as usize];
                 bases[class] = bases[source];
                 continue;
             }
@@ -271,13 +238,13 @@ impl<'a> Prices<'a> {
             total.work = total.work + self.counted(node.work, binding);
             for (i, &child) in node.children.iter().enumerate() {
                 let mut base = bases[child];
-                if wants_copy(op, i, lies[child]) {
-                    let ty = &self.classes[child].types[0];
-                    total.cost += u128::from(self.model.copy(ty)) * self.weight(bindings[child]);
-                    total.work = total.work + self.counted(Work { flops: 0, bytes: 2 * ty.bytes() }, bindings[child]);
+                if node.copied.get(i).is_some_and(|copied| copied[lies[child] as usize]) {
+                    let Class { copy, first, .. } = self.classes[child];
+                    total.cost += u128::from(copy) * self.weight(bindings[child]);
+                    total.work = total.work + self.counted(Work { flops: 0, bytes: 2 * first }, bindings[child]);
                     // The copy is kept in its source's place.
                     if bindings[child] == Binding::Load && binding != Binding::Load {
-                        total.kept += ty.bytes();
+                        total.kept += first;
                         base = usize::MAX;
                     }
                 }
@@ -292,104 +259,13 @@ impl<'a> Prices<'a> {
             // Nothing outlives a step.
             return Ok(Total { kept: 0, ..total });
         }
-        let bytes = |class: usize| self.classes[class].types.iter().map(TensorType::bytes).sum::<u64>();
-        total.kept += kept.iter().enumerate().filter(|(_, k)| **k).map(|(c, _)| bytes(c)).sum::<u64>();
+        total.kept += kept.iter().zip(&self.classes).filter(|(k, _)| **k).map(|(_, c)| c.bytes).sum::<u64>();
         if total.kept > self.budget {
             return Err(Unpriced::Kept(total.kept));
         }
         let picoseconds = total.kept as f64 * KEEP / self.model.spec.bandwidth * 1e12;
         total.cost += (picoseconds * SCALE as f64) as u128;
         Ok(total)
-    }
-
-    /// The cheapest choice found, and its price; `start` must have one.
-    pub fn cheapest(&self, start: Choice, before: Total, moves: &[Move]) -> (Choice, Total) {
-        let mut best = self.climb(start, before, moves);
-        let guess = self.bottom_up();
-        if let Ok(price) = self.price(&guess) {
-            let other = self.climb(guess, price, moves);
-            if other.1.cost < best.1.cost {
-                best = other;
-            }
-        }
-        best
-    }
-
-    /// Applies rewrites, alone and in pairs, as long as one makes the choice cheaper.
-    fn climb(&self, choice: Choice, total: Total, moves: &[Move]) -> (Choice, Total) {
-        let mut best = (choice, total);
-        let better = |candidate: Choice, best: &mut (Choice, Total)| match self.price(&candidate) {
-            Ok(price) if price.cost < best.1.cost => {
-                *best = (candidate, price);
-                true
-            }
-            _ => false,
-        };
-        for _ in 0..ROUNDS {
-            let mut improved = false;
-            for found in moves {
-                improved |= better(self.with(&best.0, found), &mut best);
-            }
-            if !improved && moves.len() <= PAIRS {
-                for (i, first) in moves.iter().enumerate() {
-                    let one = self.with(&best.0, first);
-                    for second in moves.iter().skip(i + 1) {
-                        improved |= better(self.with(&one, second), &mut best);
-                    }
-                }
-            }
-            if !improved {
-                break;
-            }
-        }
-        best
-    }
-
-    /// For each class the term whose operands' DAG is cheapest, as far as one walk up can tell: sets of classes are joined, so that what
-    /// the operands of one term share counts once.
-    fn bottom_up(&self) -> Choice {
-        let words = self.classes.len().div_ceil(64);
-        let own = |class: usize, n: usize| {
-            let node = &self.classes[class].nodes[n];
-            u128::from(node.picoseconds) * self.weight(self.classes[class].binding)
-        };
-        let mut best: Vec<Option<(u128, Vec<u64>, usize)>> = vec![None; self.classes.len()];
-        for _ in 0..self.classes.len() {
-            let mut changed = false;
-            for (class, c) in self.classes.iter().enumerate() {
-                for (n, node) in c.nodes.iter().enumerate() {
-                    let mut set = vec![0u64; words];
-                    let known = node.children.iter().all(|&child| match &best[child] {
-                        Some((_, below, _)) => {
-                            set.iter_mut().zip(below).for_each(|(a, b)| *a |= b);
-                            true
-                        }
-                        None => false,
-                    });
-                    if !known || set[class / 64] >> (class % 64) & 1 == 1 {
-                        continue;
-                    }
-                    let mut cost = own(class, n);
-                    for (word, &bits) in set.iter().enumerate() {
-                        let mut bits = bits;
-                        while bits != 0 {
-                            let member = word * 64 + bits.trailing_zeros() as usize;
-                            bits &= bits - 1;
-                            cost += best[member].as_ref().map_or(0, |(_, _, n)| own(member, *n));
-                        }
-                    }
-                    if best[class].as_ref().is_none_or(|(known, ..)| cost < *known) {
-                        set[class / 64] |= 1 << (class % 64);
-                        best[class] = Some((cost, set, n));
-                        changed = true;
-                    }
-                }
-            }
-            if !changed {
-                break;
-            }
-        }
-        best.into_iter().map(|b| b.map_or(0, |(_, _, n)| n)).collect()
     }
 
     /// The chosen term of a class, with its operands' classes.

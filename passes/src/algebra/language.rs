@@ -155,7 +155,8 @@ impl Analysis<Term> for Known {
     }
 
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
-        let before = a.clone();
+        let known = |f: &Facts| (f.binding, f.constant, f.bound, f.origin);
+        let before = known(a);
         a.binding = a.binding.min(b.binding);
         a.constant = a.constant.or(b.constant);
         a.bound = match (a.bound, b.bound) {
@@ -163,7 +164,7 @@ impl Analysis<Term> for Known {
             (x, y) => x.or(y),
         };
         a.origin = a.origin.min(b.origin);
-        DidMerge(*a != before, *a != b)
+        DidMerge(known(a) != before, known(a) != known(&b) || a.types != b.types)
     }
 }
 

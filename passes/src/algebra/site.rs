@@ -85,18 +85,27 @@ impl<'a> Site<'a> {
 
     /// Operators that read a class, with their class and operands, in the order in which they were added.
     pub fn users(&self, id: Id) -> Vec<(Id, Op, Vec<Id>)> {
-        let known = &self.region.analysis;
-        let mut out: Vec<(Id, Op, Vec<Id>)> = Vec::new();
+        let mut out: Vec<(Id, u32, Vec<Id>)> = Vec::new();
         for parent in self.region[id].parents() {
             let term = self.region.id_to_node(parent).clone().map_children(|c| self.region.find(c));
             if let Kind::Op(n) = term.kind {
-                let user = (self.region.find(parent), known.ops[n as usize].clone(), term.children);
+                let user = (self.region.find(parent), n, term.children);
                 if !out.contains(&user) {
                     out.push(user);
                 }
             }
         }
-        out
+        let known = &self.region.analysis;
+        out.into_iter().map(|(id, n, children)| (id, known.ops[n as usize].clone(), children)).collect()
+    }
+
+    /// How many terms of such operators read a class, at most.
+    pub fn count_users(&self, id: Id, of: impl Fn(&Op) -> bool) -> usize {
+        let is_one = |&parent: &Id| match self.region.id_to_node(parent).kind {
+            Kind::Op(n) => of(&self.region.analysis.ops[n as usize]),
+            _ => false,
+        };
+        self.region[id].parents().filter(is_one).count()
     }
 
     /// Adds an operator; `None` where it cannot take these operands.

@@ -43,15 +43,19 @@ impl Prices<'_> {
     /// Adds what the backward pass of a choice costs: that of every term which a gradient goes through, and the sums of gradients of what is
     /// read more than once.
     pub(super) fn add_backward(&self, choice: &Choice, order: &[usize], total: &mut Total) -> Result<(), Unpriced> {
+        if self.gradients.wanted.is_empty() {
+            return if self.gradients.learnt.contains(&true) { Err(Unpriced::Learns) } else { Ok(()) };
+        }
         let mut wanted = vec![false; self.classes.len()];
         let chosen = |class: usize| &self.classes[class].nodes[choice[class]];
         // Whether a gradient passes to each operand of a term.
-        let passes = |wanted: &[bool], node: &Node| -> Vec<bool> {
-            let through = |i: usize| self.op(node).is_none_or(|op| op.differentiable(i));
-            node.children.iter().enumerate().map(|(i, &c)| wanted[c] && through(i)).collect()
+        let passes = |wanted: &[bool], node: &Node, i: usize| {
+            wanted[node.children[i]] && self.op(node).is_none_or(|op| op.differentiable(i))
         };
         for &class in order {
-            wanted[class] = self.gradients.wanted.contains(&class) || passes(&wanted, chosen(class)).contains(&true);
+            let node = chosen(class);
+            let below = (0..node.children.len()).any(|i| passes(&wanted, node, i));
+            wanted[class] = below || self.gradients.wanted.contains(&class);
         }
         // Gradients that meet at a class.
         let mut gradients = vec![0u64; self.classes.len()];
@@ -71,7 +75,7 @@ impl Prices<'_> {
             {
                 return Err(Unpriced::NoGradient("a result other than the first"));
             }
-            let mask = passes(&wanted, node);
+            let mask: Vec<bool> = (0..node.children.len()).map(|i| passes(&wanted, node, i)).collect();
             node.children.iter().zip(&mask).filter(|(_, m)| **m).for_each(|(&c, _)| gradients[c] += 1);
             let Some(op) = self.op(node).filter(|_| mask.contains(&true)) else { continue };
             let key = (class, choice[class], mask);

@@ -19,6 +19,9 @@ const MOST: usize = 8;
 
 /// A class that linear maps read: one rewrite for all of them, one for each neighbouring pair.
 fn merge(site: &mut Site<'_>, x: Id) {
+    if site.count_users(x, |op| matches!(op, Op::Linear(_))) < 2 {
+        return;
+    }
     for (bias, dtype) in [true, false].into_iter().flat_map(|b| [DType::F32, DType::F16, DType::Bf16].map(|d| (b, d))) {
         let fits = |site: &Site<'_>, op: &Op, c: &[Id]| {
             let Op::Linear(l) = op else { return false };
