@@ -134,6 +134,11 @@ pub enum Lie {
     Scattered,
 }
 
+impl Lie {
+    /// All of them, each at its own number.
+    pub const ALL: [Self; 3] = [Self::Dense, Self::Rows, Self::Scattered];
+}
+
 /// How a view of a value lies. Errs on the side of [`Lie::Dense`]: the copy that the layout pass puts after all is reported there.
 pub fn lie_of_view(op: &Op, input: &TensorType, lies: Lie) -> Lie {
     let outer_is_one = |axis: usize| input.shape[..axis].iter().all(|&n| n == 1);

@@ -1,5 +1,5 @@
 //! What the command line's tests share: running the program, tensors in files, the cases, copies of models.
-#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod bad;
 pub mod page;

@@ -1,5 +1,4 @@
 //! A small dataset whose every value tells where it belongs.
-#![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

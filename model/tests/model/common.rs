@@ -1,7 +1,5 @@
 //! What several tests share: small models, files of the numeric cases, and graphs with their routes answered.
 
-#![allow(dead_code)] // Every test uses its own part.
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

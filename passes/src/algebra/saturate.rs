@@ -8,7 +8,6 @@ use egg::{
     Applier, EGraph, Id, PatternAst, Rewrite, Runner, SearchMatches, Searcher, SimpleScheduler, StopReason, Subst,
     Symbol, Var,
 };
-use rayon::prelude::*;
 
 use super::extract::{Choice, Prices, Total, Unpriced};
 use super::language::{Kind, Known, Move, Region, Term};
@@ -211,24 +210,20 @@ pub(super) fn outcome(plain: &Plain, settings: &Settings) -> Outcome {
     if recipe.is_some() {
         let moves = &built.region.analysis.moves;
         let used = prices.used(&found.choice, &built.originals, moves);
-        let of_rule = |(n, rule)| {
-            let its: Vec<&Move> = used.iter().map(|&i| &moves[i]).filter(|m| m.rule == n).collect();
-            (!its.is_empty()).then_some((n, rule, its))
-        };
-        let rules: Vec<(usize, &Rule, Vec<&Move>)> = settings.rules.iter().enumerate().filter_map(of_rule).collect();
-        // What the region costs without each of them, side by side.
-        let without = |rule: &Rule| {
-            let others: Vec<Rule> = settings.rules.iter().filter(|r| r.name != rule.name).copied().collect();
-            choose(plain, &others, settings).map_or(found.before, |c| c.total)
-        };
-        let others: Vec<Total> = match settings.choose {
-            Choose::Cheapest => rules.par_iter().map(|(_, rule, _)| without(rule)).collect(),
-            Choose::Always => vec![found.before; rules.len()],
-        };
-        for ((n, rule, its), other) in rules.into_iter().zip(others) {
+        for (n, rule) in settings.rules.iter().enumerate() {
+            let of_rule: Vec<&Move> = used.iter().map(|&i| &moves[i]).filter(|m| m.rule == n).collect();
+            if of_rule.is_empty() {
+                continue;
+            }
+            let without: Vec<Rule> = settings.rules.iter().filter(|r| r.name != rule.name).copied().collect();
+            let other = match settings.choose {
+                Choose::Cheapest => choose(plain, &without, settings).map_or(found.before, |c| c.total),
+                Choose::Always => found.before,
+            };
+            let note = note(plain, rule, &of_rule, &found, other);
             // A rewrite that others make unnecessary is not worth a line.
             if settings.choose == Choose::Always || other.cost > found.total.cost {
-                notes.push(note(plain, rule, &its, &found, other));
+                notes.push(note);
             }
             applied.insert(n);
         }

@@ -1,5 +1,5 @@
 //! What the tests of this crate share.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use ccl_ir::plan::About;
 use ccl_ir::{DType, Graph, Plan};

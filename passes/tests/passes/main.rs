@@ -2,7 +2,6 @@
 
 mod common;
 
-mod algebra14b;
 mod algebra_models;
 mod algebra_rules;
 mod algebra_training;

@@ -1,5 +1,4 @@
 //! Plans written by hand, for the tests of runtimes.
-#![allow(dead_code)]
 
 use std::io::Write;
 use std::sync::{Arc, OnceLock};

@@ -6,16 +6,13 @@ use super::super::language::{Region, Term};
 use crate::cost::{CostModel, Lie, lie_of_view, wants_copy};
 use crate::layout::is_view;
 
-/// The ways in which a value may lie, in the order of their numbers.
-const LIES: [Lie; 3] = [Lie::Dense, Lie::Rows, Lie::Scattered];
-
 /// A term with what pricing needs.
 pub(super) struct Node {
     pub term: Term,
     pub children: Vec<usize>,
     pub picoseconds: u64,
     pub work: Work,
-    /// For a view, how it lies where its source lies in each of the ways.
+    /// For a view, how it lies where its source lies in each of the ways ([`Lie::ALL`]).
     pub view: Option<[Lie; 3]>,
     /// For each operand, whether it is copied where it lies in each of the ways.
     pub copied: Vec<[bool; 3]>,
@@ -37,11 +34,11 @@ impl Node {
         };
         let inputs: Vec<&TensorType> = term.children.iter().map(|&c| &region[c].data.types[0]).collect();
         let picoseconds = model.picoseconds(op, &inputs, types);
-        let view = is_view(op).then(|| LIES.map(|lies| lie_of_view(op, inputs[0], lies)));
+        let view = is_view(op).then(|| Lie::ALL.map(|lies| lie_of_view(op, inputs[0], lies)));
         if view.is_none() {
             work = op.work(&inputs, types);
         }
-        let copied = (0..inputs.len()).map(|i| LIES.map(|lies| wants_copy(op, i, lies))).collect();
+        let copied = (0..inputs.len()).map(|i| Lie::ALL.map(|lies| wants_copy(op, i, lies))).collect();
         Self { term, children, picoseconds, work, view, copied }
     }
 }

@@ -1,15 +1,19 @@
-//! Equality saturation on the 14B model at the paper's clip: what it finds, what it saves, what it costs.
+//! Equality saturation on the 14B model at the paper's clip: what it finds, what it saves, what it costs. A program of its own, because it looks at
+//! what a process ever held.
+
+#[path = "passes/common.rs"]
+mod common;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::common::{plan, wan14b};
 use ccl_ir::plan::{Call, Plan};
 use ccl_ir::{Binding, DType, Event};
 use ccl_model::{Guidance, Task};
 use ccl_passes::algebra::Settings;
 use ccl_passes::cost::{CostModel, SCALE};
 use ccl_passes::{DeviceSpec, Options};
+use common::{plan, wan14b};
 
 const CLIP: &str = "21x44x80@158";
 
