@@ -2,9 +2,10 @@
 
 use ccl_codegen::gpu::run::launch;
 use ccl_codegen::gpu::{LowerError, Lowered, Ref, Target, Tiles, lower};
+use ccl_ir::partition::Edge;
 use ccl_ir::plan::{Call, Operand, Place};
 use ccl_ir::types::dense_strides;
-use ccl_ir::{DType, Op, Sample, Tensor, TensorType};
+use ccl_ir::{DType, Op, Partition, Sample, Tensor, TensorType};
 use cubecl::client::Client;
 use cubecl::prelude::*;
 use cubecl::server::Handle;
@@ -141,4 +142,19 @@ pub fn validate(text: &str) {
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
     validator.validate(&module).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+}
+
+/// Partitions of every kind and edge: one frame and several, windows smaller and larger than what there is.
+pub fn partitions() -> Vec<Partition> {
+    let tokens_per_frame = 2;
+    let mut all = Vec::new();
+    for (frames, length) in [1, 5].into_iter().flat_map(|frames| [1, 4, 23].map(|length| (frames, length))) {
+        all.push(Partition::NearestFrame { frames, tokens_per_frame, length });
+        for edge in [Edge::Mask, Edge::Shift, Edge::Replicate] {
+            for (size, scale, offset, divisor) in [(1, 3, 0, 1), (6, 2 * length, length, 2 * frames), (41, 4, 2, 1)] {
+                all.push(Partition::Windows { frames, tokens_per_frame, length, size, scale, offset, divisor, edge });
+            }
+        }
+    }
+    all
 }

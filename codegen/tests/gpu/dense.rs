@@ -1,7 +1,7 @@
 //! Products, normalisations, rotary embedding and gathers on a wgpu device at sizes that fill no tile, on views, in mixed types; and
 //! their CUDA text in every type. Needs a Vulkan driver; lavapipe will do. Outputs and the gaps of views start as NaN.
 
-use crate::common::{Buffer, call, client, reference, run, target};
+use crate::common::{Buffer, call, client, partitions, reference, run, target};
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Lowered, Target, Tiles, lower};
 use ccl_ir::chain::{Arg, Instr};
@@ -245,36 +245,13 @@ fn a_row_outside_the_table_is_its_first_or_last() {
 
 #[test]
 fn windows_of_every_partition() {
-    use ccl_ir::Partition;
-    use ccl_ir::partition::Edge;
-    for frames in [1, 5] {
-        for length in [1, 4, 23] {
-            let mut partitions = vec![Partition::NearestFrame { frames, tokens_per_frame: 2, length }];
-            for edge in [Edge::Mask, Edge::Shift, Edge::Replicate] {
-                for (size, scale, offset, divisor) in [(1, 3, 0, 1), (6, 2 * length, length, 2 * frames), (41, 4, 2, 1)]
-                {
-                    let tokens_per_frame = 2;
-                    partitions.push(Partition::Windows {
-                        frames,
-                        tokens_per_frame,
-                        length,
-                        size,
-                        scale,
-                        offset,
-                        divisor,
-                        edge,
-                    });
-                }
-            }
-            for partition in partitions {
-                let keys = partition.keys();
-                let spread = |c: &mut Call| {
-                    c.inputs[0].offset = 9;
-                    c.inputs[0].strides = vec![keys as u64 * 50, 50, 3, 1];
-                };
-                check_views(WindowGather { partition }, &[f16(&[2, keys, 2, 3])], spread, 0.0);
-            }
-        }
+    for partition in partitions() {
+        let keys = partition.keys();
+        let spread = |c: &mut Call| {
+            c.inputs[0].offset = 9;
+            c.inputs[0].strides = vec![keys as u64 * 50, 50, 3, 1];
+        };
+        check_views(WindowGather { partition }, &[f16(&[2, keys, 2, 3])], spread, 0.0);
     }
 }
 

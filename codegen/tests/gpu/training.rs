@@ -1,12 +1,11 @@
 //! What training adds beside attention's gradients, on a wgpu device: sums, gradients of norms and activations, the optimiser, padding and
 //! scattered windows, at sizes that fill no tile, on views, in mixed types. Needs a Vulkan driver; lavapipe will do.
 
-use crate::common::{Buffer, call, client, reference, run, target};
+use crate::common::{Buffer, call, client, partitions, reference, run, target};
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::chain::{Arg, Instr};
 use ccl_ir::interp::sample_inputs;
 use ccl_ir::ops::*;
-use ccl_ir::partition::{Edge, Partition};
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{Chain, DType, Op, Operator, Sample, TensorType};
@@ -186,34 +185,13 @@ fn padding_of_views() {
 
 #[test]
 fn windows_are_scattered() {
-    for frames in [1, 5] {
-        for length in [1, 4, 23] {
-            let mut partitions = vec![Partition::NearestFrame { frames, tokens_per_frame: 2, length }];
-            for edge in [Edge::Mask, Edge::Shift, Edge::Replicate] {
-                for (size, scale, offset, divisor) in [(1, 3, 0, 1), (6, 2 * length, length, 2 * frames), (41, 4, 2, 1)]
-                {
-                    let tokens_per_frame = 2;
-                    partitions.push(Partition::Windows {
-                        frames,
-                        tokens_per_frame,
-                        length,
-                        size,
-                        scale,
-                        offset,
-                        divisor,
-                        edge,
-                    });
-                }
-            }
-            for partition in partitions {
-                let (rows, seen) = partition.row_shape();
-                let spread = |c: &mut Call| {
-                    c.inputs[0].offset = 9;
-                    c.inputs[0].strides = vec![(rows * seen) as u64 * 50, seen as u64 * 50, 50, 3, 1];
-                };
-                check_views(WindowScatter { partition }, &[f16(&[2, rows, seen, 2, 3])], spread, HALF);
-            }
-        }
+    for partition in partitions() {
+        let (rows, seen) = partition.row_shape();
+        let spread = |c: &mut Call| {
+            c.inputs[0].offset = 9;
+            c.inputs[0].strides = vec![(rows * seen) as u64 * 50, seen as u64 * 50, 50, 3, 1];
+        };
+        check_views(WindowScatter { partition }, &[f16(&[2, rows, seen, 2, 3])], spread, HALF);
     }
 }
 
