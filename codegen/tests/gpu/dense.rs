@@ -1,6 +1,7 @@
 //! Products, normalisations, rotary embedding and gathers on a wgpu device at sizes that fill no tile, on views, in mixed types; and
 //! their CUDA text in every type. Needs a Vulkan driver; lavapipe will do. Outputs and the gaps of views start as NaN.
 
+use crate::checks::{FULL, HALF, check, check_on, check_views, f16, f32};
 use crate::common::{Buffer, call, client, partitions, reference, run, target};
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::{Lowered, Target, Tiles, lower};
@@ -10,39 +11,6 @@ use ccl_ir::ops::*;
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{Chain, DType, Op, Sample, TensorType};
-
-/// Relative L2 for f32 results of sums, and for numbers stored in half precision.
-const FULL: f64 = 2e-5;
-const HALF: f64 = 2e-3;
-
-fn f32(shape: &[usize]) -> TensorType {
-    TensorType::f32(shape)
-}
-
-fn f16(shape: &[usize]) -> TensorType {
-    TensorType::new(DType::F16, shape)
-}
-
-/// Runs a call on the device and compares it with the f64 evaluation of the numbers in its buffers.
-fn check_on(target: &Target, sample: Sample<Op>, view: impl Fn(&mut Call), bound: f64) {
-    let mut call = call(&sample);
-    view(&mut call);
-    let drawn = sample_inputs(&sample, 7);
-    let inputs: Vec<Buffer> = call.inputs.iter().zip(&drawn).map(|(o, t)| Buffer::new(o, &t.data)).collect();
-    let outputs = run(&client(), target, &call, &inputs).unwrap().unwrap();
-    for (got, want) in outputs.iter().zip(reference(&call, &inputs)) {
-        let error = relative_l2(got, &want.data);
-        assert!(error <= bound, "{:?} on {:?}: {error:e} > {bound:e}", sample.op, sample.inputs);
-    }
-}
-
-fn check_views(op: impl Into<Op>, inputs: &[TensorType], view: impl Fn(&mut Call), bound: f64) {
-    check_on(&target(), Sample::new(op.into(), inputs.iter().cloned()), view, bound);
-}
-
-fn check(op: impl Into<Op>, inputs: &[TensorType], bound: f64) {
-    check_views(op, inputs, |_| {}, bound);
-}
 
 fn linear(bias: bool, epilogue: Option<Chain>, out: Option<DType>) -> Linear {
     Linear { bias, epilogue, out }
@@ -131,7 +99,7 @@ fn products_of_views() {
 #[test]
 fn large_tiles_agree_too() {
     let large = Target { tiles: Tiles::Large, ..target() };
-    let of = |op: Op, inputs: Vec<TensorType>| check_on(&large, Sample::new(op, inputs), |_| {}, FULL);
+    let of = |op: Op, inputs: Vec<TensorType>| check_on(&large, &Sample::new(op, inputs), |_| {}, FULL);
     let product = vec![f32(&[2, 70, 37]), f32(&[131, 37]), f32(&[131]), f32(&[2, 1, 131]), f32(&[2, 70, 131])];
     of(linear(true, Some(residual()), None).into(), product);
     of(MatMul { transpose_b: false, out: None }.into(), vec![f32(&[2, 65, 17]), f32(&[2, 17, 66])]);
@@ -141,10 +109,10 @@ fn large_tiles_agree_too() {
         c.inputs[0].strides = vec![50 * 170 + 3, 50, 1];
     };
     let product = vec![f32(&[2, 170, 20]), f32(&[330, 20]), f32(&[330]), f32(&[2, 1, 330]), f32(&[2, 170, 330])];
-    check_on(&large, Sample::new(linear(true, Some(residual()), None).into(), product), rows, FULL);
+    check_on(&large, &Sample::new(linear(true, Some(residual()), None).into(), product), rows, FULL);
     let turned = |c: &mut Call| c.inputs[0].strides = vec![20 * 400, 1, 400];
     let product = Sample::new(MatMul { transpose_b: true, out: None }.into(), [f32(&[2, 330, 20]), f32(&[2, 330, 20])]);
-    check_on(&large, product, turned, FULL);
+    check_on(&large, &product, turned, FULL);
     let m = f32(&[2, 1, 600]);
     of(NormModulate { eps: 1e-6 }.into(), vec![f32(&[2, 3, 600]), m.clone(), m]);
     of(Softmax {}.into(), vec![f32(&[3, 1000])]);

@@ -2,6 +2,7 @@
 //! while one waits for a device or a compiler another works.
 
 mod cases;
+mod checks;
 mod common;
 mod nvrtc;
 mod soft;

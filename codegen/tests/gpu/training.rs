@@ -1,46 +1,14 @@
 //! What training adds beside attention's gradients, on a wgpu device: sums, gradients of norms and activations, the optimiser, padding and
 //! scattered windows, at sizes that fill no tile, on views, in mixed types. Needs a Vulkan driver; lavapipe will do.
 
+use crate::checks::{FULL, HALF, check, check_on, check_views, f16, f32};
 use crate::common::{Buffer, call, client, partitions, reference, run, target};
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::chain::{Arg, Instr};
-use ccl_ir::interp::sample_inputs;
 use ccl_ir::ops::*;
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
-use ccl_ir::{Chain, DType, Op, Operator, Sample, TensorType};
-
-const FULL: f64 = 2e-5;
-const HALF: f64 = 2e-3;
-
-fn f32(shape: &[usize]) -> TensorType {
-    TensorType::f32(shape)
-}
-
-fn f16(shape: &[usize]) -> TensorType {
-    TensorType::new(DType::F16, shape)
-}
-
-/// Runs a call on the device and compares it with the f64 evaluation of the numbers in its buffers.
-fn check_on(target: &Target, sample: &Sample<Op>, view: impl Fn(&mut Call), bound: f64) {
-    let mut call = call(sample);
-    view(&mut call);
-    let drawn = sample_inputs(sample, 7);
-    let inputs: Vec<Buffer> = call.inputs.iter().zip(&drawn).map(|(o, t)| Buffer::new(o, &t.data)).collect();
-    let outputs = run(&client(), target, &call, &inputs).unwrap().unwrap();
-    for (port, (got, want)) in outputs.iter().zip(reference(&call, &inputs)).enumerate() {
-        let error = relative_l2(got, &want.data);
-        assert!(error <= bound, "{:?} on {:?}, output {port}: {error:e} > {bound:e}", sample.op, sample.inputs);
-    }
-}
-
-fn check_views(op: impl Into<Op>, inputs: &[TensorType], view: impl Fn(&mut Call), bound: f64) {
-    check_on(&target(), &Sample::new(op.into(), inputs.iter().cloned()), view, bound);
-}
-
-fn check(op: impl Into<Op>, inputs: &[TensorType], bound: f64) {
-    check_views(op, inputs, |_| {}, bound);
-}
+use ccl_ir::{Chain, DType, Operator, Sample, TensorType};
 
 /// The product of all inputs.
 fn product(inputs: u16) -> Chain {

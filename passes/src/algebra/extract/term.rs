@@ -47,9 +47,11 @@ impl Node {
 pub(super) struct Class {
     pub nodes: Vec<Node>,
     pub types: Vec<TensorType>,
-    /// Bytes of all its results, and of the first, and what copying that takes.
+    /// Bytes of all its results.
     pub bytes: u64,
+    /// Bytes of the first.
     pub first: u64,
+    /// Picoseconds of copying the first.
     pub copy: u64,
     /// The earliest moment at which it may be known.
     pub binding: Binding,
