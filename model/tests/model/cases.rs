@@ -12,6 +12,30 @@ use ccl_model::{Clip, Config, CrossAttention, Guidance, Init, Spec, Stream, Task
 
 type Values<T> = BTreeMap<String, Tensor<T>>;
 
+/// What a case's files hold.
+struct Files {
+    inputs: Values<f64>,
+    expected: Values<f64>,
+    /// Weights and inputs; a stream given for reference is the one in the inputs.
+    values: Values<f64>,
+    /// Audio tokens.
+    audio: usize,
+}
+
+impl Files {
+    fn of(case: &str) -> Self {
+        let inputs = read(&format!("{case}/inputs.safetensors"));
+        let expected = read(&format!("{case}/expected.safetensors"));
+        let mut values = read(&format!("{case}/weights.safetensors"));
+        values.extend(inputs.clone());
+        for stream in Stream::ALL {
+            values.insert(format!("reference.{stream}"), inputs[stream.name()].clone());
+        }
+        let audio = inputs["audio"].shape[2];
+        Self { inputs, expected, values, audio }
+    }
+}
+
 /// What the case's inputs are a clip of.
 fn spec(inputs: &Values<f64>, task: Task, guidance: Guidance, audio: usize) -> Spec {
     let video = &inputs["video"].shape;
@@ -56,14 +80,7 @@ fn check_config<T: Real>(
 /// All expected outputs of one case, in f64 and f32.
 fn case(name: &str) {
     let case = format!("cases/{name}");
-    let inputs = read(&format!("{case}/inputs.safetensors"));
-    let expected = read(&format!("{case}/expected.safetensors"));
-    let mut values = read(&format!("{case}/weights.safetensors"));
-    values.extend(inputs.clone());
-    for stream in Stream::ALL {
-        values.insert(format!("reference.{stream}"), inputs[stream.name()].clone());
-    }
-    let audio = inputs["audio"].shape[2];
+    let Files { inputs, expected, mut values, audio } = Files::of(&case);
     let mut run = |task, guidance, scale: f64, prefix: &str| {
         for stream in Stream::ALL {
             values.insert(format!("scale.{stream}"), Tensor::filled([], scale));
@@ -109,14 +126,7 @@ fn head128() {
 #[test]
 fn arms() {
     let case = "cases/arms";
-    let inputs = read(&format!("{case}/inputs.safetensors"));
-    let expected = read(&format!("{case}/expected.safetensors"));
-    let mut values = read(&format!("{case}/weights.safetensors"));
-    values.extend(inputs.clone());
-    for stream in Stream::ALL {
-        values.insert(format!("reference.{stream}"), inputs[stream.name()].clone());
-    }
-    let audio = inputs["audio"].shape[2];
+    let Files { inputs, expected, values, audio } = Files::of(case);
     for (form, name) in [(CrossAttention::Windowed, "windowed"), (CrossAttention::Dense, "dense")] {
         let config = Config { cross_attention: form, ..case_config(case) };
         for task in Task::ALL {
