@@ -1,14 +1,14 @@
 //! Tiles that were measured best on a device: one file a device, written by `ccl bench tune` and read when the device is opened.
 //!
 //! A file names the device, the day, and for each problem every tile that was tried with the seconds that it took, so that a choice can be doubted.
-//! It lies in the user's directory for what can be made again (`CCL_CACHE_DIR`, else `~/.cache/ccl`), as `tuned/<device>.json`. Where the user
-//! has none, and for what it does not name, one that comes with the program is taken, for the device or one like it. What does not fit the target is left
+//! It lies in the user's directory for what can be made again (`CCL_CACHE_DIR`, else `~/.cache/ccl`), as `tuned/<device>.json`, and for wgpu, whose
+//! kernels are others on the same device, as `tuned/<device>-wgpu.json`. Where the user has none, and for what it does not name, one that comes with the program is taken, for the device or one like it. What does not fit the target is left
 //! out: a file can make kernels slow, not wrong.
 
 use std::path::{Path, PathBuf};
 
 use ccl_codegen::gpu::Target;
-use ccl_codegen::gpu::tensor::tiles::{AttentionProblem, Choices, ProblemTile, product_tiles};
+use ccl_codegen::gpu::tiles::{Choices, ProblemTile};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{RuntimeError, one_line};
@@ -16,6 +16,8 @@ use crate::write;
 
 /// The layout of the files.
 const FORMAT: u32 = 1;
+/// What the kernels of wgpu are compiled for: the driver knows.
+const WGPU: &str = "wgpu";
 /// Largest file that is read, in bytes.
 const MOST: u64 = 16 << 20;
 /// Devices that the program comes with a file for.
@@ -31,7 +33,7 @@ pub struct Tuned {
     format: u32,
     /// What the device calls itself.
     pub device: String,
-    /// What its kernels are compiled for, e.g. `sm_90a`.
+    /// What its kernels are compiled for: `sm_90a`, `wgpu`.
     pub architecture: String,
     /// The day, `2026-11-26`; `not measured` where nothing was.
     pub date: String,
@@ -79,7 +81,7 @@ impl Tuned {
         Self {
             format: FORMAT,
             device: device.into(),
-            architecture: target.architecture().unwrap_or_default(),
+            architecture: architecture(target),
             date: date.into(),
             compiler: compiler.into(),
             library: None,
@@ -134,38 +136,30 @@ impl Tuned {
     /// tile.
     pub fn choices(&self, target: &Target) -> (Choices, usize) {
         let mut choices = Choices::default();
-        let mut fastest = 0;
         for tried in &self.problems {
             let ran = || tried.tiles.iter().filter(|t| t.seconds.is_some()).map(|t| t.tile);
             if ran().next() == Some(ProblemTile::Library) {
                 choices.library.insert(tried.problem.clone());
             }
-            let Some(best) = ran().find(|tile| *tile != ProblemTile::Library) else { continue };
-            fastest += 1;
-            match best {
-                ProblemTile::Product(tile) => drop(choices.products.insert(tried.problem.clone(), tile)),
-                ProblemTile::Attention(tile) => drop(choices.attentions.insert(tried.problem.clone(), tile)),
-                ProblemTile::Library => {}
+            if let Some(best) = ran().find(|tile| *tile != ProblemTile::Library) {
+                choices.tiles.insert(tried.problem.clone(), best);
             }
         }
-        let known = known(choices, target);
-        let left_out = fastest - known.products.len() - known.attentions.len();
-        (known, left_out)
+        let fastest = choices.tiles.len();
+        choices.keep_known(target);
+        let left_out = fastest - choices.tiles.len();
+        (choices, left_out)
+    }
+
+    /// Whether it was measured with kernels for such a target.
+    pub fn is_for(&self, target: &Target) -> bool {
+        self.architecture == architecture(target)
     }
 }
 
-/// Choices without the tiles that the target does not have for the problem.
-fn known(mut choices: Choices, target: &Target) -> Choices {
-    choices.products.retain(|_, tile| product_tiles(target).any(|t| t == *tile));
-    choices.attentions.retain(|key, tile| attention(key).is_some_and(|a| a.tiles(target).any(|t| t == *tile)));
-    choices
-}
-
-/// The attention of a key, [`AttentionProblem::key`].
-fn attention(key: &str) -> Option<AttentionProblem> {
-    let numbers: Vec<usize> = key.split('x').map(|n| n.parse().ok()).collect::<Option<_>>()?;
-    let &[cubes, queries, keys, dim] = numbers.as_slice() else { return None };
-    Some(AttentionProblem { dim: u32::try_from(dim).ok()?, queries, keys, cubes })
+/// What a target's kernels are compiled for.
+fn architecture(target: &Target) -> String {
+    target.architecture().unwrap_or_else(|| WGPU.into())
 }
 
 /// The choices that a plan carries for the target that its kernels were made for.
@@ -173,8 +167,11 @@ pub(crate) fn carried(choices: &serde_json::Value, target: &Target) -> Choices {
     if choices.is_null() {
         return Choices::default();
     }
-    match serde_json::from_value(choices.clone()) {
-        Ok(choices) => known(choices, target),
+    match serde_json::from_value::<Choices>(choices.clone()) {
+        Ok(mut choices) => {
+            choices.keep_known(target);
+            choices
+        }
         Err(e) => {
             tracing::warn!("the plan's choice of tiles is not understood: {}", one_line(&e.to_string()));
             Choices::default()
@@ -193,9 +190,10 @@ pub fn user_directory() -> Option<PathBuf> {
     set("CCL_CACHE_DIR").or_else(ours)
 }
 
-/// The user's file for a device; `None` where the system has no place for it.
-pub fn path_of(device: &str) -> Option<PathBuf> {
-    Some(user_directory()?.join("tuned").join(format!("{}.json", slug(device))))
+/// The user's file for kernels for a target on a device; `None` where the system has no place for it.
+pub fn path_of(device: &str, target: &Target) -> Option<PathBuf> {
+    let kind = if target.capability().is_some() { String::new() } else { format!("-{WGPU}") };
+    Some(user_directory()?.join("tuned").join(format!("{}{kind}.json", slug(device))))
 }
 
 /// A device's name as part of a file's: `nvidia-h200`.
@@ -208,10 +206,10 @@ pub fn slug(device: &str) -> String {
 /// damaged is warned of and not used.
 pub fn of_device(device: &str, target: &Target) -> Choices {
     let mut choices = Choices::default();
-    if let Some(tuned) = shipped(device).or_else(|| alike(device)) {
+    if let Some(tuned) = shipped(device).or_else(|| alike(device)).filter(|tuned| tuned.is_for(target)) {
         choices = taken("this program", &tuned, device, target);
     }
-    if let Some(path) = path_of(device).filter(|path| path.exists()) {
+    if let Some(path) = path_of(device, target).filter(|path| path.exists()) {
         match Tuned::load(&path) {
             Ok(tuned) => choices.replace(taken(&path.display().to_string(), &tuned, device, target)),
             Err(e) => tracing::warn!("{e}; going on without it"),
@@ -223,7 +221,7 @@ pub fn of_device(device: &str, target: &Target) -> Choices {
 /// What a file chooses for a device, told.
 fn taken(from: &str, tuned: &Tuned, device: &str, target: &Target) -> Choices {
     let (choices, left_out) = tuned.choices(target);
-    let count = choices.products.len() + choices.attentions.len();
+    let count = choices.tiles.len();
     if left_out > 0 {
         tracing::warn!("{from}: {left_out} tiles do not fit {device} and are not used: run `ccl bench tune` again");
     }
@@ -270,7 +268,7 @@ pub fn today() -> String {
 
 #[cfg(test)]
 mod tests {
-    use ccl_codegen::gpu::tensor::tiles::{Problem, ProductProblem};
+    use ccl_codegen::gpu::tiles::{AttentionProblem, Problem, ProductProblem, Work};
 
     use super::*;
 
@@ -281,10 +279,9 @@ mod tests {
     /// A file with a product and an attention, the second tile of each the fastest.
     fn file() -> Tuned {
         let mut tuned = Tuned::new("NVIDIA H200", &target(), "2026-11-26", "ccl");
-        let problems = [
-            Problem::Product(ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true], bulk: true }),
-            Problem::Attention(AttentionProblem { dim: 128, queries: 640, keys: 512, cubes: 40 }),
-        ];
+        let product = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true], bulk: true };
+        let attention = AttentionProblem { dim: 128, queries: 640, keys: 512, cubes: 40 };
+        let problems = [Work::Product(product), Work::Attention(attention)].map(Problem::tensor);
         for problem in problems {
             let tried = |i: usize, seconds| TriedTile { tile: problem.tiles(&target())[i], seconds, problem: None };
             tuned.problems.push(Tried {
@@ -306,24 +303,23 @@ mod tests {
         let read = Tuned::load(&path).unwrap();
         assert_eq!(read, file());
         let (choices, left_out) = read.choices(&target());
-        assert_eq!((choices.products.len(), choices.attentions.len(), left_out), (1, 1, 0));
+        assert_eq!((choices.tiles.len(), left_out), (2, 0));
         assert_eq!(carried(&serde_json::to_value(&choices).unwrap(), &target()), choices);
-        let chosen = ProductProblem { batches: 1, m: 640, n: 512, k: 256, along: [true, true], bulk: true };
-        let tuned = Target { choices, ..target() };
-        assert_eq!(chosen.tile(&tuned).map(ProblemTile::Product), Some(file().problems[0].tiles[0].tile));
+        let first = &file().problems[0];
+        assert_eq!(choices.tiles.get(&first.problem), Some(&first.tiles[0].tile));
     }
 
     #[test]
     fn what_a_target_lacks_is_left_out() {
         // A device without `wgmma`, whose tiles are among those tried.
         let (choices, left_out) = file().choices(&Target::cuda("cuda:sm_80", 80));
-        assert_eq!((choices.products.len(), choices.attentions.len(), left_out), (0, 0, 2));
+        assert_eq!((choices.tiles.len(), left_out), (0, 2));
         let mut strange = file();
         for tried in &mut strange.problems {
             match &mut tried.tiles[0].tile {
                 ProblemTile::Product(tile) => tile.warps = [0, 0],
                 ProblemTile::Attention(tile) => tile.keys = 7,
-                ProblemTile::Library => {}
+                _ => {}
             }
         }
         assert_eq!(strange.choices(&target()).1, 2);
@@ -339,7 +335,7 @@ mod tests {
         let (choices, left_out) = again.choices(&target());
         let key = &file.problems[0].problem;
         assert_eq!((choices.library.contains(key), left_out), (true, 0));
-        assert_eq!(choices.products.get(key).copied().map(ProblemTile::Product), Some(tile));
+        assert_eq!(choices.tiles.get(key), Some(&tile));
         // Slower, or not there.
         for seconds in [Some(5e-3), None] {
             file.problems[0].tiles.remove(0);
@@ -347,6 +343,17 @@ mod tests {
             assert!(file.choices(&target()).0.library.is_empty());
             file.problems[0].tiles.swap(0, 1);
         }
+    }
+
+    /// On one device kernels of wgpu are others than those of CUDA: neither takes what was measured with the other's.
+    #[test]
+    fn wgpu_has_files_of_its_own() {
+        let (cuda, wgpu) = (target(), Target::wgpu());
+        assert_ne!(path_of("NVIDIA H200", &cuda), path_of("NVIDIA H200", &wgpu));
+        assert!(file().is_for(&cuda) && !file().is_for(&wgpu) && !file().is_for(&Target::cuda("cuda", 80)));
+        assert!(Tuned::new("NVIDIA H200", &wgpu, "2026-11-26", "ccl").is_for(&wgpu));
+        let shipped = taken("this program", &shipped("NVIDIA H200").unwrap(), "NVIDIA H200", &cuda);
+        assert!(!shipped.tiles.is_empty());
     }
 
     #[test]

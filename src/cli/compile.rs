@@ -52,9 +52,9 @@ struct Summary {
 /// # Errors
 /// When the target has none to choose, or the file is wrong.
 fn take_tiles(file: &Path, target: Option<&mut Target>) -> Result<(), Error> {
-    let Some(target) = target.filter(|t| t.capability().is_some()) else {
+    let Some(target) = target else {
         return Err(Error::Usage(
-            "--tuned: kernels for this target have no tiles to choose; use --target cuda:sm_90a".into(),
+            "--tuned: kernels of the CPU have no tiles to choose; use --target wgpu or cuda:sm_90a".into(),
         ));
     };
     let tuned = Tuned::load(file)?;

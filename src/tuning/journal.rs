@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ccl_codegen::gpu::tensor::tiles::{Problem, ProblemTile};
+use ccl_codegen::gpu::tiles::{Problem, ProblemTile};
 use ccl_runtime::RuntimeError;
 use ccl_runtime::tuned::Tried;
 use serde::de::DeserializeOwned;

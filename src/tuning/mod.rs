@@ -6,10 +6,10 @@ mod trial;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use ccl_codegen::gpu::kernels::attention::ROWS;
 use ccl_codegen::gpu::target::TensorCores;
 use ccl_codegen::gpu::tensor::library::{Constants, LibraryProduct};
-use ccl_codegen::gpu::tensor::product::ProductTile;
-use ccl_codegen::gpu::tensor::tiles::{Choices, Problem, ProblemTile};
+use ccl_codegen::gpu::tiles::{Choices, Problem, ProblemTile, Work};
 use ccl_codegen::gpu::{Language, Lowered, Target, emit_plan, lower_in};
 use ccl_ir::plan::Emitted;
 use ccl_ir::{Binding, DType, Plan};
@@ -42,11 +42,28 @@ pub struct Found {
     pub library: bool,
 }
 
-/// The calls whose sizes are tried where no model is given: the 14B model's, forward in the tasks that see the other stream, and backward.
+impl Found {
+    /// Whether only a training has such a call.
+    pub fn is_of_training(&self) -> bool {
+        matches!(self.problem.work, Work::Gradient(_))
+    }
+}
+
+/// The calls whose sizes are tried where no model is given: the set's, forward and backward, and of the 14B model all of the tasks that see the other
+/// stream.
 ///
 /// # Errors
 /// When the target does not store the type.
-pub fn paper_calls(target: &Target, dtype: DType) -> Result<Vec<Lone>, Error> {
+pub fn set_calls(set: Set, target: &Target, dtype: DType) -> Result<Vec<Lone>, Error> {
+    let mut calls = if set == Set::Paper { paper_calls(target, dtype)? } else { Vec::new() };
+    for case in set.cases(Types { tokens: dtype, matrices: dtype }) {
+        calls.push(case.lone()?);
+    }
+    Ok(calls)
+}
+
+/// The calls of the 14B model's plans.
+fn paper_calls(target: &Target, dtype: DType) -> Result<Vec<Lone>, Error> {
     let sizes = paper::Sizes::PAPER;
     let config = sizes.config(2);
     let grid = sizes.grid;
@@ -57,10 +74,6 @@ pub fn paper_calls(target: &Target, dtype: DType) -> Result<Vec<Lone>, Error> {
         let mut request = Request::new(&config, task, Guidance::TwoPass, clip);
         (request.dtype, request.gpu) = (dtype, Some(target.clone()));
         calls.extend(plan_calls(&plan(&config, &request)?));
-    }
-    let cases = Set::Paper.cases(Types { tokens: dtype, matrices: dtype });
-    for case in cases {
-        calls.push(case.lone()?);
     }
     Ok(calls)
 }
@@ -101,15 +114,6 @@ pub fn problems(calls: Vec<Lone>, target: &Target) -> Result<Vec<Found>, Error> 
     Ok(found)
 }
 
-/// The tile that is taken where nothing was measured.
-pub fn expected(problem: &Problem, target: &Target) -> Option<ProblemTile> {
-    let target = Target { choices: Choices::default(), ..target.clone() };
-    match problem {
-        Problem::Product(p) => p.tile(&target).map(ProblemTile::Product),
-        Problem::Attention(a) => a.tile(&target).map(ProblemTile::Attention),
-    }
-}
-
 /// A tile in a few words: `128x256 wgmma`.
 pub fn tile_name(tile: &ProblemTile) -> String {
     match tile {
@@ -129,6 +133,21 @@ pub fn tile_name(tile: &ProblemTile) -> String {
                 "{queries} queries{held}, {} keys, {}x{} warps{bringers}, {:?}",
                 t.keys, t.warps_q, t.warps_k, t.cores
             )
+        }
+        ProblemTile::Gradient(t) => {
+            format!(
+                "{} rows, {} walked, {}x{} warps, {:?}",
+                t.kept(),
+                t.warps_walked * t.walk,
+                t.warps_kept,
+                t.warps_walked,
+                t.cores
+            )
+        }
+        ProblemTile::PlainProduct(t) => format!("{0}x{0}, {1} deep, {2}x{2} a unit", t.side, t.depth, t.micro),
+        ProblemTile::PlainAttention(t) => {
+            let chunks = if t.chunk < t.dim { format!(", {} channels at a time", t.chunk) } else { String::new() };
+            format!("{} rows, {} walked, {}x{} units{chunks}", t.queries, t.keys, t.columns, ROWS)
         }
         ProblemTile::Library => return "cuBLASLt".into(),
     }
@@ -223,13 +242,12 @@ pub fn tune(
     })
 }
 
-/// The tiles of a problem that are worth a try: of a large product those that are not expected to take half as long again as the best one.
+/// The tiles of a problem that are worth a try: of a large product on tensor cores those that are not expected to take half as long again as the best one.
 fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
     let mut tiles = problem.tiles(target);
-    if let Problem::Product(product) = problem {
-        let cycles = |tile: &ProblemTile| match tile {
-            ProblemTile::Product(tile) => product.cycles(target, *tile),
-            ProblemTile::Attention(_) | ProblemTile::Library => f64::INFINITY,
+    if let Work::Product(product) = &problem.work {
+        let cycles = |tile: &ProblemTile| {
+            if let ProblemTile::Product(tile) = tile { product.cycles(target, *tile) } else { 0.0 }
         };
         // What sets that take turns bring is not known yet.
         let known = tiles.iter().filter(|tile| !matches!(tile, ProblemTile::Product(t) if t.turns));
@@ -251,7 +269,7 @@ fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Er
         let tried = trial.measure_library(&mut tiles)?;
         tiles.push(tried);
     }
-    let expected = expected(problem, target);
+    let expected = problem.expected(target);
     let expected_s = tiles.iter().find(|tried| Some(tried.tile) == expected).and_then(|tried| tried.seconds);
     let fastest = tiles.iter().filter_map(|t| t.seconds).fold(f64::INFINITY, f64::min);
     let rank = |tried: &TriedTile| match tried.seconds {
@@ -260,7 +278,7 @@ fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Er
         None => f64::INFINITY,
     };
     tiles.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
-    if let Some(plain) = plain(problem, target, trial.journal) {
+    if let Some(plain) = plainest(problem, target, trial.journal) {
         trial.prove(&mut tiles, plain)?;
     }
     Ok(Tried {
@@ -272,23 +290,25 @@ fn one(mut trial: Trial<'_>, target: &Target, library: bool) -> Result<Tried, Er
     })
 }
 
-/// The tile of the plainest kernel, by which others are proven: fragments in registers, copies by the warps that use them.
-fn plain(problem: &Problem, target: &Target, journal: &Journal) -> Option<ProblemTile> {
-    let tiles = problem.tiles(target).into_iter().filter(|&tile| journal.lost(tile).is_none());
-    match problem {
-        Problem::Product(product) => {
-            let products = tiles.filter_map(|tile| match tile {
-                ProblemTile::Product(t) if t.cores == TensorCores::Mma && t.slices == 1 => Some(t),
-                _ => None,
-            });
-            let cycles = |tile: &ProductTile| product.cycles(target, *tile);
-            products.min_by(|a, b| cycles(a).total_cmp(&cycles(b))).map(ProblemTile::Product)
-        }
-        Problem::Attention(_) => {
-            let mut tiles = tiles.filter(|t| matches!(t, ProblemTile::Attention(t) if t.cores == TensorCores::Mma));
-            tiles.next()
-        }
+/// The tile of the plainest kernel, by which others are proven: on tensor cores fragments in registers, copies by the warps that use them; of plain
+/// arithmetic what is taken where nothing was measured.
+fn plainest(problem: &Problem, target: &Target, journal: &Journal) -> Option<ProblemTile> {
+    if problem.plain {
+        return problem.expected(target).filter(|&tile| journal.lost(tile).is_none());
     }
+    let tiles = problem.tiles(target).into_iter().filter(|&tile| journal.lost(tile).is_none());
+    let cycles = |tile: &ProblemTile| match (&problem.work, tile) {
+        (Work::Product(product), ProblemTile::Product(tile)) => product.cycles(target, *tile),
+        _ => 0.0,
+    };
+    let plain = tiles.filter(|tile| match tile {
+        ProblemTile::Product(t) => t.cores == TensorCores::Mma && t.slices == 1,
+        ProblemTile::Attention(t) => t.cores == TensorCores::Mma,
+        ProblemTile::Gradient(t) => t.cores == TensorCores::Mma,
+        _ => false,
+    });
+    // Of attention's tiles the first.
+    plain.min_by(|a, b| cycles(a).total_cmp(&cycles(b)))
 }
 
 /// How tiles are measured on a backend, in so much time each.
@@ -298,44 +318,70 @@ pub fn effort(gpu: &dyn Backend, time: Duration, rotate: Option<u64>) -> Effort 
 
 #[cfg(test)]
 mod tests {
+    use ccl_codegen::gpu::{Launch, Tiles};
+
     use super::*;
 
-    /// Problems have different names, and tiles that the target takes when they are chosen.
-    #[test]
-    fn the_14b_model_has_problems_with_tiles() {
-        let target = Target::from_name("cuda:sm_90a").unwrap();
-        let found = problems(paper_calls(&target, DType::Bf16).unwrap(), &target).unwrap();
-        assert!(found.len() > 20, "{}", found.len());
-        assert!(found[0].lone.call().work().flops >= found[1].lone.call().work().flops);
-        for f in &found {
-            let tiles = f.problem.tiles(&target);
-            assert!(tiles.len() > 1 && tiles.contains(&expected(&f.problem, &target).unwrap()), "{}", f.problem.key());
+    /// Problems have different names by which they are found again, and tiles that the target takes when they are chosen.
+    fn every_tile_is_taken(found: &[Found], target: &Target) {
+        for f in found {
+            let key = f.problem.key();
+            let tiles = f.problem.tiles(target);
+            assert!(tiles.len() > 1 && tiles.contains(&f.problem.expected(target).unwrap()), "{key}: {tiles:?}");
+            assert_eq!(Problem::from_key(&key).map(|p| (p.key(), p.plain)), Some((key.clone(), f.problem.plain)));
             let plan = f.lone.plan(1, Inputs::Shared);
             plan.check().unwrap();
             for tile in tiles {
-                let chosen = with(&target, &f.problem, tile);
+                let chosen = with(target, &f.problem, tile);
+                let mut known = chosen.choices.clone();
+                known.keep_known(target);
+                assert_eq!(known, chosen.choices, "{key}: {tile:?} is not known again");
                 let call = &plan.calls(Binding::Step)[0];
-                let Ok(Lowered::Device(launches)) = lower_in(&plan, call, &chosen) else {
-                    panic!("{}", f.problem.key())
-                };
-                let text = launches.iter().map(|l| format!("{:?}", l.blueprint.kernel)).collect::<String>();
-                let tile = match tile {
+                let Ok(Lowered::Device(launches)) = lower_in(&plan, call, &chosen) else { panic!("{key}") };
+                let of = |launch: &&Launch| Problem::of(launch).is_some_and(|p| p.key() == key);
+                let taken = launches.iter().find(of).map(|l| format!("{:?}", l.blueprint.kernel)).unwrap_or_default();
+                let text = match tile {
                     ProblemTile::Product(t) => format!("{t:?}"),
                     ProblemTile::Attention(t) => format!("{t:?}"),
-                    ProblemTile::Library => panic!("{}", f.problem.key()),
+                    ProblemTile::Gradient(t) => format!("{t:?}"),
+                    ProblemTile::PlainProduct(t) => format!("{t:?}"),
+                    ProblemTile::PlainAttention(t) => format!("{t:?}"),
+                    ProblemTile::Library => panic!("{key}"),
                 };
-                assert!(text.contains(&tile), "{}: {tile} was chosen, {text}", f.problem.key());
+                assert!(taken.contains(&text), "{key}: {text} was chosen, {taken}");
             }
         }
     }
 
+    fn set_problems(set: Set, target: &Target, dtype: DType) -> Vec<Found> {
+        problems(set_calls(set, target, dtype).unwrap(), target).unwrap()
+    }
+
     #[test]
-    fn other_targets_have_no_problems() {
-        for (name, dtype) in [("wgpu", DType::F16), ("cuda:sm_90a", DType::F32), ("cuda:sm_75", DType::F16)] {
-            let target = Target::from_name(name).unwrap();
-            let calls = Set::Tiny.cases(Types { tokens: dtype, matrices: dtype });
-            let calls = calls.iter().map(|c| c.lone().unwrap()).collect();
-            assert!(problems(calls, &target).unwrap().is_empty(), "{name}");
+    fn the_14b_model_has_problems_with_tiles() {
+        let target = Target::from_name("cuda:sm_90a").unwrap();
+        let found = set_problems(Set::Paper, &target, DType::Bf16);
+        assert!(found.len() > 20, "{}", found.len());
+        assert!(found[0].lone.call().work().flops >= found[1].lone.call().work().flops);
+        for training in [false, true] {
+            assert!(found.iter().any(|f| !f.problem.plain && f.is_of_training() == training));
+        }
+        every_tile_is_taken(&found, &target);
+    }
+
+    #[test]
+    fn plain_arithmetic_has_problems_with_tiles_everywhere() {
+        let small = Target { tiles: Tiles::Small, ..Target::wgpu() };
+        let named =
+            [("wgpu", DType::F16), ("wgpu", DType::F32), ("cuda:sm_90a", DType::F32), ("cuda:sm_75", DType::F16)];
+        let named = named.map(|(name, dtype)| (Target::from_name(name).unwrap(), dtype));
+        for (target, dtype) in named.into_iter().chain([(small, DType::F32)]) {
+            for set in [Set::Small, Set::Tiny] {
+                let found = set_problems(set, &target, dtype);
+                assert!(found.len() > 10 && found.iter().all(|f| f.problem.plain), "{}", target.name);
+                assert!(found.iter().any(Found::is_of_training), "{}", target.name);
+                every_tile_is_taken(&found, &target);
+            }
         }
     }
 }

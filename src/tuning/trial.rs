@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ccl_codegen::gpu::tensor::tiles::{Choices, ProblemTile};
+use ccl_codegen::gpu::tiles::{Choices, ProblemTile};
 use ccl_ir::{Binding, Plan};
 use ccl_runtime::backend::{Instance, StateMemory};
 use ccl_runtime::tuned::TriedTile;

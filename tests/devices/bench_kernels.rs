@@ -24,14 +24,16 @@ fn wrong_options_are_refused_in_one_line() {
     kernels("--backend cpu --only adam-w").run().fails(2, &["--only adam-w", "set small", "adam-w-12288"]);
     kernels("--backend cpu --only adam-w-12288 --filter adam").run().fails(2, &["--only", "--filter"]);
     kernels("--backend wgpu --set tiny --dtype bf16").run().fails(2, &["--dtype bf16", "stores f32, f16"]);
-    ccl("bench tune --backend cpu").run().fails(2, &["--backend cpu", "use cuda"]);
+    ccl("bench tune --backend cpu").run().fails(2, &["--backend cpu", "use cuda or wgpu"]);
+    ccl("bench tune --backend wgpu --set large").run().fails(2, &["--set", "small, paper and tiny"]);
+    ccl("bench tune --backend wgpu --set tiny --model here").run().fails(2, &["--set", "--model"]);
     ccl("bench tune --backend wgpu --task joint").run().fails(2, &["--task", "--model DIR"]);
     let compile = |target: &str, file: &Path| {
         let run = ccl("compile --task joint --clip 4x6x4@21").words(&format!("--target {target}"));
         run.with("--model", crate::common::case("small")).with("--tuned", file).with("-o", dir.path().join("p.cclp"))
     };
-    compile("cpu", &damaged).run().fails(2, &["--tuned", "--target cuda:sm_90a"]);
-    compile("wgpu", &damaged).run().fails(2, &["--tuned", "--target cuda:sm_90a"]);
+    compile("cpu", &damaged).run().fails(2, &["--tuned", "--target wgpu or cuda:sm_90a"]);
+    compile("wgpu", &damaged).run().fails(1, &["damaged.json", "no file of `ccl bench tune`"]);
     compile("cuda:sm_90a", &missing).run().fails(1, &["missing.json", "cannot read"]);
     compile("cuda:sm_90a", &damaged).run().fails(1, &["damaged.json", "no file of `ccl bench tune`"]);
 }
@@ -123,14 +125,61 @@ fn check_lines(document: &Value) {
     }
 }
 
+/// Tunes a product and an attention of wgpu's, and sees the file read by later runs, and built into a plan that other devices take it from.
 #[test]
-fn wgpu_has_no_tiles_to_choose() {
+fn tiles_of_wgpu_are_measured_kept_and_taken() {
     let dir = temp_dir();
-    let run =
-        ccl("bench tune --backend wgpu --task joint --clip 4x6x4@21").with("--model", crate::common::case("small"));
-    let said = run.env("CCL_CACHE_DIR", &dir.path().to_string_lossy()).ok().stdout;
-    assert!(said.contains("none of these calls has a kernel with tiles"), "{said}");
-    assert!(!dir.path().join("tuned").exists());
+    let (cache, plan) = (dir.path().join("cache"), dir.path().join("plan.cclp"));
+    let small = crate::common::case("small");
+    let spec = "--task t2a --clip 4x6x4@21 --batch 2 --text-tokens 7 --dtype f32";
+    let tune = |filter: &str| {
+        let run = ccl(&format!("bench tune --backend wgpu --time 1 {filter} {spec} --json")).with("--model", &small);
+        run.env("CCL_CACHE_DIR", &cache.to_string_lossy())
+    };
+    tune("--filter no-such-problem").run().fails(2, &["--filter"]);
+    assert!(!cache.join("tuned").exists());
+    let found = tune("--filter x32x32").ok().json();
+    let problems = found["problems"].as_array().expect("a list");
+    let (problem, tiles) = (&problems[0]["problem"], problems[0]["tiles"].as_array().expect("a list"));
+    let problem = problem.as_str().expect("a name");
+    assert!(problem.starts_with("plain ") && tiles.len() == 8, "{found}");
+    assert!(tiles.iter().all(|t| t["seconds"].as_f64() > Some(0.0)), "{found}");
+    let file = Path::new(found["file"].as_str().expect("a file"));
+    assert!(file.starts_with(cache.join("tuned")) && file.to_string_lossy().ends_with("-wgpu.json"));
+
+    // Another tile than the one that is taken otherwise, as if it had been the fastest.
+    let mut other: Value = serde_json::from_slice(&fs::read(file).expect("a file")).expect("JSON");
+    let wide = json!({"plain_product": {"side": 64, "depth": 16, "micro": 4}});
+    other["problems"][0]["tiles"] = json!([{"tile": wide, "seconds": 1e-9}]);
+    fs::write(file, other.to_string()).expect("a file");
+    let forward = |what: &str, words: &str| {
+        let run = ccl(&format!("forward --backend wgpu {words}")).with("--inputs", small.join("inputs.safetensors"));
+        let run = run.env("CCL_CACHE_DIR", &cache.to_string_lossy()).words("-v");
+        run.with("-o", dir.path().join(what))
+    };
+    let said = forward("tuned", "--task t2a").with("--model", &small).ok().stderr;
+    assert!(said.contains("as measured on"), "{said}");
+    fs::write(dir.path().join("F.json"), other.to_string()).expect("a file");
+    fs::remove_file(file).expect("no file any more");
+    let said = forward("plain", "--task t2a").with("--model", &small).ok().stderr;
+    assert!(!said.contains("as measured on"), "{said}");
+
+    let compile = ccl(&format!("compile --target wgpu {spec}")).with("--model", &small);
+    compile.with("--tuned", dir.path().join("F.json")).with("-o", &plan).ok();
+    let carried = ccl::runtime::planfile::load(&plan).expect("a plan").kernels.expect("kernels");
+    assert_eq!(carried.choices["tiles"][problem], wide);
+    assert!(carried.kernels.iter().any(|k| k.blueprint["kernel"]["product"]["tile"] == wide["plain_product"]));
+    forward("carried", "").with("--plan", &plan).with("--model", &small).ok();
+
+    // Sums are added up in the same order, whatever the tile.
+    let of = |what: &str| fs::read(dir.path().join(what)).expect("a file");
+    assert_eq!(of("tuned"), of("plain"));
+    assert_eq!(of("carried"), of("plain"));
+
+    // On CUDA this file is another kind of kernel's.
+    let run = ccl(&format!("compile --target cuda:sm_90a {spec}")).with("--model", &small);
+    let said = run.with("--tuned", dir.path().join("F.json")).with("-o", dir.path().join("other.cclp")).ok().stderr;
+    assert!(said.contains("measured for wgpu"), "{said}");
 }
 
 /// Tunes one product, and sees the file read, refused and built into a plan.
@@ -220,7 +269,7 @@ fn tiles_are_measured_kept_and_taken() {
     };
     let chosen = compile(file);
     let name = &problems[0]["problem"];
-    assert_eq!(chosen["products"][name.as_str().expect("a name")], ours["tile"]["product"]);
+    assert_eq!(chosen["tiles"][name.as_str().expect("a name")], ours["tile"]);
     let fastest = is_library(&&tiles[0]);
     assert_eq!(chosen["library"].as_array().is_some_and(|all| all.contains(name)), fastest, "{chosen}");
     let said = ccl("explain").with("--plan", &plan).ok().stdout;

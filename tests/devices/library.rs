@@ -17,7 +17,7 @@ use ccl::runtime::{Backend, GpuBackend};
 use ccl::tuning::{Found, plan_calls, problems};
 use ccl_codegen::gpu::Target;
 use ccl_codegen::gpu::tensor::library::LibraryProduct;
-use ccl_codegen::gpu::tensor::tiles::{Choices, ProblemTile};
+use ccl_codegen::gpu::tiles::{Choices, ProblemTile};
 use ccl_codegen::gpu::{Lowered, lower_in};
 use ccl_ir::Binding;
 
@@ -102,7 +102,7 @@ fn tuned(data: &Path, cache: &Path) -> usize {
         let (op, at) = (f.lone.call().op.name().into(), f.lone.call().at.clone());
         tuned.problems.push(Tried { problem: f.problem.key(), op, at, expected_s: None, tiles: vec![tile] });
     }
-    let file = path_of(&name).expect("a place");
+    let file = path_of(&name, target).expect("a place");
     let file = cache.join("tuned").join(file.file_name().expect("a name"));
     tuned.save(&file).expect("a file");
     tuned.problems.len()

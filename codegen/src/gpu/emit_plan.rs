@@ -15,7 +15,7 @@ use super::emit::{EmitError, KernelText, emit};
 use super::launch::{Launch, LowerError, Ref};
 use super::lower::{Lowered, lower_in};
 use super::target::{Language, Target};
-use super::tensor::tiles::Choices;
+use super::tiles::Choices;
 
 /// Why a plan has no kernels for a target.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

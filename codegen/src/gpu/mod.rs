@@ -16,6 +16,7 @@ pub mod run;
 pub mod target;
 pub mod tensor;
 pub mod text;
+pub mod tiles;
 #[allow(missing_docs)]
 pub mod universal;
 pub mod wide;

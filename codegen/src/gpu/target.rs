@@ -3,7 +3,7 @@
 use ccl_ir::DType;
 use serde::{Deserialize, Serialize};
 
-use super::tensor::tiles::Choices;
+use super::tiles::Choices;
 
 /// Independent cubes that keep one multiprocessor busy.
 pub const CUBES_PER_MULTIPROCESSOR: usize = 4;

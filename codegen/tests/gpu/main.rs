@@ -16,5 +16,6 @@ mod samples;
 mod snapshots;
 mod tensor_attention;
 mod text;
+mod tiles;
 mod training;
 mod wide;

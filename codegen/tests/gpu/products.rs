@@ -1,6 +1,6 @@
 //! Products on tensor cores agree with the reference on softcuda's interpreter of PTX; every tile of every kernel compiles without spilled registers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::cases::{
@@ -11,7 +11,7 @@ use crate::nvrtc::{ARCHITECTURES, Nvrtc};
 use crate::soft::Soft;
 use ccl_codegen::gpu::emit::emit;
 use ccl_codegen::gpu::tensor::product::ProductTile;
-use ccl_codegen::gpu::tensor::tiles::{Problem, ProblemTile, product_tiles};
+use ccl_codegen::gpu::tiles::{Problem, ProblemTile, product_tiles};
 use ccl_codegen::gpu::{Kernel, Launch, Target};
 use ccl_ir::partition::Edge;
 use ccl_ir::plan::Call;
@@ -128,27 +128,19 @@ fn what_is_broadcast_is_not_brought_by_the_copy_engine() {
     assert!(is_bulk(5120) && !is_bulk(0));
 }
 
-/// A kernel to be assembled.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Text {
-    architecture: &'static str,
-    name: String,
-    units: u32,
-    text: String,
-}
+/// Texts to be assembled, by architecture, each once: the name of one launch that has it, and its units.
+type Texts = BTreeMap<(&'static str, String), (String, u32)>;
 
-impl Text {
-    fn of(architecture: &'static str, name: String, launch: &Launch, target: &Target) -> Self {
-        let (units, text) = (launch.blueprint.units.iter().product(), emit(launch, target).unwrap().text);
-        Self { architecture, name, units, text }
-    }
+fn add(texts: &mut Texts, architecture: &'static str, name: String, launch: &Launch, target: &Target) {
+    let (units, text) = (launch.blueprint.units.iter().product(), emit(launch, target).unwrap().text);
+    texts.entry((architecture, text)).or_insert((name, units));
 }
 
 /// Every tile of the problems that tensor cores solve, in both kinds of half precision and with every way of reading.
 #[test]
 fn no_tile_spills_registers() {
     let nvrtc = Nvrtc::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).unwrap_or_else(|e| panic!("{e}"));
-    let mut texts = BTreeSet::new();
+    let mut texts = Texts::new();
     for (architecture, capability) in ARCHITECTURES {
         for half in [DType::Bf16, DType::F16] {
             // The kinds of half precision differ in the names of instructions, the newest architecture from the oldest in little: there the
@@ -182,7 +174,7 @@ fn no_tile_spills_registers() {
                         .choices
                         .choose(&Problem::of(&launches(&call, &target)[0]).unwrap(), ProblemTile::Product(tile));
                     let launch = &launches(&call, &target)[0];
-                    texts.insert(Text::of(architecture, format!("{tile:?} {end:?}"), launch, &target));
+                    add(&mut texts, architecture, format!("{tile:?} {end:?}"), launch, &target);
                 }
             }
             let windows = windows(21, 880, 158, 23, Edge::Mask);
@@ -195,16 +187,14 @@ fn no_tile_spills_registers() {
                     partitioned(half, nearest, [40, dim, 8], 1),
                 ] {
                     all_tiles(&call(&sample), &target, architecture, all, &mut texts);
-                    for launch in launches(&call(&gradient(&sample)), &target) {
-                        texts.insert(Text::of(architecture, format!("gradient {dim}"), &launch, &target));
-                    }
+                    all_tiles(&call(&gradient(&sample)), &target, architecture, all, &mut texts);
                 }
             }
         }
     }
     let wrong: Vec<String> = texts
         .par_iter()
-        .filter_map(|Text { architecture, name, units, text }| {
+        .filter_map(|((architecture, text), (name, units))| {
             let log = nvrtc.assembled(text, architecture).unwrap_or_else(|e| panic!("{name} for {architecture}: {e}"));
             let told = log.contains("bytes spill stores") && log.contains("registers");
             let clean = told
@@ -220,15 +210,16 @@ fn no_tile_spills_registers() {
     assert!(texts.len() > 60 && wrong.is_empty(), "{} kernels:\n{}", texts.len(), wrong.join("\n"));
 }
 
-/// The texts of a call's kernel with every tile, or with the one that is taken.
-fn all_tiles(call: &Call, target: &Target, architecture: &'static str, all: bool, texts: &mut BTreeSet<Text>) {
-    let launch = &launches(call, target)[0];
-    let problem = Problem::of(launch).unwrap();
-    texts.insert(Text::of(architecture, problem.key(), launch, target));
-    for tile in problem.tiles(target).into_iter().filter(|_| all) {
-        let mut target = target.clone();
-        target.choices.choose(&problem, tile);
-        let launch = &launches(call, &target)[0];
-        texts.insert(Text::of(architecture, format!("{} {tile:?}", problem.key()), launch, &target));
+/// The texts of a call's kernels with every tile, or with the one that is taken.
+fn all_tiles(call: &Call, target: &Target, architecture: &'static str, all: bool, texts: &mut Texts) {
+    for (i, launch) in launches(call, target).iter().enumerate() {
+        let problem = Problem::of(launch).unwrap();
+        add(texts, architecture, problem.key(), launch, target);
+        for tile in problem.tiles(target).into_iter().filter(|_| all) {
+            let mut target = target.clone();
+            target.choices.choose(&problem, tile);
+            let launch = &launches(call, &target)[i];
+            add(texts, architecture, format!("{} {tile:?}", problem.key()), launch, &target);
+        }
     }
 }

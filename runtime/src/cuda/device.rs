@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ccl_codegen::gpu::target::CUBES_PER_MULTIPROCESSOR;
-use ccl_codegen::gpu::tensor::tiles::Choices;
+use ccl_codegen::gpu::tiles::Choices;
 use ccl_codegen::gpu::{Target, Tiles};
 use ccl_ir::DType;
 use cudarc::driver::result::{self, DriverError};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ccl_codegen::gpu::Target;
-use ccl_codegen::gpu::tensor::tiles::RESERVED;
+use ccl_codegen::gpu::tiles::RESERVED;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 

@@ -4,7 +4,7 @@
 //! goes to it, where it is there; else, and from the first time on that the library fails, to the kernel. The library adds a bias of the result's type
 //! alone: a constant of single precision is rounded to half once, as PyTorch does. Its scratch memory, of at most 32 MiB, comes beside what the plan has.
 //!
-//! [`Choices::library`]: ccl_codegen::gpu::tensor::tiles::Choices::library
+//! [`Choices::library`]: ccl_codegen::gpu::tiles::Choices::library
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -25,7 +25,7 @@ mod state;
 use std::sync::Arc;
 
 use ccl_codegen::gpu::Target;
-use ccl_codegen::gpu::tensor::tiles::Choices;
+use ccl_codegen::gpu::tiles::Choices;
 use ccl_ir::Plan;
 
 use crate::backend::{Backend, Instance, StateMemory};
@@ -61,29 +61,36 @@ impl GpuBackend {
     /// When there is no such GPU, or its driver cannot be used.
     pub fn cuda(index: usize) -> Result<Self, RuntimeError> {
         let found = cuda::devices()?;
-        choose(Api::Cuda, found, index)?.map(|device| Self { device: Device::Cuda(measured(device)), budget: None })
+        choose(Api::Cuda, found, index)?.map(|device| Self { device: Device::Cuda(device), budget: None }.measured())
     }
 
-    /// The wgpu adapter of this number, counted from 0 in the order of [`gpus`]: GPUs before software adapters.
+    /// The wgpu adapter of this number, counted from 0 in the order of [`gpus`]: GPUs before software adapters. With the tiles that were measured best.
     ///
     /// # Errors
     /// When there is no such adapter, or its driver cannot be used.
     pub fn wgpu(index: usize) -> Result<Self, RuntimeError> {
         let engine = WgpuEngine::open(&choose(Api::Wgpu, find::adapters(), index)?)?;
-        Ok(Self { device: Device::Wgpu(engine), budget: None })
+        Ok(Self { device: Device::Wgpu(engine), budget: None }.measured())
     }
 
     /// The best GPU: one of CUDA, then a hardware adapter of wgpu. `None` where there is none that works; software
     /// adapters are taken by number only.
     pub fn best() -> Option<Self> {
         let found = cuda::devices().inspect_err(|e| tracing::warn!("{e}")).unwrap_or_default();
-        let cuda = found.into_iter().map(|d| d.map(|d| Device::Cuda(measured(d))));
+        let cuda = found.into_iter().map(|d| d.map(Device::Cuda));
         let adapters = || if find::may_have_hardware() { find::adapters() } else { Vec::new() };
         let adapters = std::iter::once_with(adapters).flatten().filter(|a| !a.is_software());
         let opened = cuda.chain(adapters.map(|a| WgpuEngine::open(&a).map(Device::Wgpu)));
         let working = opened.filter_map(|d| d.inspect_err(|e| tracing::warn!("{e}")).ok());
-        let gpus = working.map(|device| Self { device, budget: None });
-        gpus.into_iter().find(|gpu| !gpu.is_software())
+        let mut gpus = working.map(|device| Self { device, budget: None });
+        gpus.find(|gpu| !gpu.is_software()).map(Self::measured)
+    }
+
+    /// The device with the tiles that were measured best on it.
+    fn measured(self) -> Self {
+        let facts = self.facts();
+        let choices = tuned::of_device(&facts.info.name, &facts.target);
+        self.with_choices(choices)
     }
 
     /// The same device for plans that may take this many bytes there: weights that do not fit stay on the host and come while the plan runs.
@@ -139,13 +146,6 @@ impl GpuBackend {
             Device::Wgpu(engine) => &mut engine.facts.target,
         }
     }
-}
-
-/// The device with the tiles that were measured best on it.
-fn measured(device: CudaDevice) -> CudaDevice {
-    let facts = device.facts();
-    let choices = tuned::of_device(&facts.info.name, &facts.target);
-    device.with_choices(choices)
 }
 
 /// Takes one of the devices that were found.

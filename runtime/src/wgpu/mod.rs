@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ccl_codegen::gpu::{Launch, Lowered, Ref, lower_in, run};
+use ccl_codegen::gpu::{Launch, Lowered, Ref, Target, lower_in, run};
 use ccl_ir::Plan;
 use cubecl::bytes::Bytes;
 use cubecl::client::{Client, Graph};
@@ -27,6 +27,7 @@ use crate::gpu::fault::{Fault, Watch};
 use crate::gpu::instance::faults::failed;
 use crate::gpu::residency::Residency;
 use crate::profile::Clock;
+use crate::tuned;
 use crate::weights::WeightSource;
 use clock::{Timed, Window};
 use find::Adapter;
@@ -101,9 +102,18 @@ impl Engine for WgpuEngine {
     }
 
     fn lower(&self, plan: &Plan) -> Result<Self::Lowered, RuntimeError> {
+        let mut target = self.facts.target.clone();
+        // Texts depend on the device, what was chosen for the plan goes before what was measured on it.
+        if let Some(carried) = plan
+            .kernels
+            .as_ref()
+            .filter(|k| Target::from_name(&k.target).is_some_and(|t| t.language == target.language))
+        {
+            target.choices.replace(tuned::carried(&carried.choices, &target));
+        }
         let mut steps = Steps::new();
         for (&entry, calls) in &plan.entries {
-            let calls = calls.iter().map(|call| match lower_in(plan, call, &self.facts.target) {
+            let calls = calls.iter().map(|call| match lower_in(plan, call, &target) {
                 Ok(Lowered::Host) => Ok(Step::Host),
                 Ok(Lowered::Device(launches)) => Ok(Step::Device(launches)),
                 Err(e) => Err(failed(entry, call, e.problem)),

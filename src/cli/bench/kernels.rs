@@ -62,7 +62,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When there is no such set.
-fn set(text: &str) -> Result<Set, String> {
+pub(super) fn set(text: &str) -> Result<Set, String> {
     Set::from_name(text).ok_or_else(|| "known are small, paper and tiny".into())
 }
 

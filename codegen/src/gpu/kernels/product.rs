@@ -66,6 +66,11 @@ impl Tile {
         self.across() * self.across()
     }
 
+    /// Shared memory of a cube in bytes: a tile of each factor.
+    pub fn shared_bytes(&self) -> u32 {
+        2 * 16 * self.kept()
+    }
+
     /// Fours of rows.
     fn fours(&self) -> u32 {
         self.side / 4

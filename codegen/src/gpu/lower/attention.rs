@@ -6,15 +6,13 @@ use ccl_ir::plan::{Call, Operand};
 
 use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
-use crate::gpu::kernels::attention::{Attention as Blueprint, ROWS, Tile};
+use crate::gpu::kernels::attention::Attention as Blueprint;
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::kernels::merge::Merge;
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Target, Tiles};
-use crate::gpu::tensor::tiles::AttentionProblem;
+use crate::gpu::target::Target;
+use crate::gpu::tiles::{AttentionProblem, Problem, Work, tile_of};
 
-/// Widest head: a unit keeps its channels in registers.
-pub(super) const WIDEST: usize = 256;
 /// Units of a cube that merges.
 const UNITS: u32 = 64;
 
@@ -154,9 +152,10 @@ fn lower(call: &Call, target: &Target, plan: &Plan) -> Result<Vec<Launch>, Lower
     let batches: usize = shape[..r - 3].iter().product();
     let (keys, queries, cubes) =
         (plan.context + plan.most_keys(call), plan.queries, batches * heads * plan.groups * plan.parts);
-    let problem = AttentionProblem { dim: dim as u32, queries, keys, cubes };
-    let tensor = if on_tensor_cores(call, target, sources, dim) { problem.tile(target) } else { None };
-    let cut = Cut::new(&args, dim, tensor, || tile(target, dim, plan.queries))?;
+    let work = Work::Attention(AttentionProblem { dim: dim as u32, queries, keys, cubes });
+    let tensor = on_tensor_cores(call, target, sources, dim).then_some(Problem::tensor(work));
+    let tensor = tensor.and_then(|problem| tile_of(problem, target));
+    let cut = Cut::new(&args, dim, tensor, || tile_of(Problem::plain(work), target))?;
     let (blocks, units) = (cut.blocks(plan.queries), cut.units());
     let cubes = count([batches, plan.groups, heads, plan.parts, blocks]);
     plan.push(&mut args, cubes, blocks, [call.outputs[0].offset, call.outputs[1].offset])?;
@@ -199,38 +198,6 @@ pub(super) fn readable(args: &Args<'_>, sources: usize) -> Result<(), LowerError
 /// The number of cubes.
 pub(super) fn count<const N: usize>(sizes: [usize; N]) -> u64 {
     sizes.iter().fold(1u64, |n, &m| n.saturating_mul(m as u64))
-}
-
-/// The largest tile for the target's shared memory. Few queries take few rows; wide heads go through it in chunks, few rather than
-/// narrow ones: each costs barriers and code.
-pub(super) fn tile(target: &Target, dim: usize, queries: usize) -> Option<Tile> {
-    if dim > WIDEST {
-        return None;
-    }
-    let dim = dim as u32;
-    let (columns, keys, most, budget) = match target.tiles {
-        Tiles::Small => (8, [16, 8], 8, 16 * 1024),
-        Tiles::Large => (columns(dim), [32, 16], 32, 48 * 1024),
-    };
-    let budget = target.shared_bytes.min(budget);
-    let needed = (queries.min(most).next_power_of_two() as u32).max(ROWS);
-    let tiles = [32, 16, 8].into_iter().filter(|&n| n <= needed).flat_map(|queries| {
-        let chunks = [1, 2, 4].into_iter().map(|n| dim.div_ceil(n).next_multiple_of(columns).min(dim));
-        // Narrower chunks cost more than a block of twice the queries saves.
-        let chunks = chunks.filter(|&chunk| chunk >= dim.min(32));
-        chunks.flat_map(move |chunk| keys.map(|keys| Tile { dim, queries, keys, chunk, columns }))
-    });
-    tiles.chain(least(dim)).find(|tile| tile.shared_bytes() <= budget)
-}
-
-/// Units along a row of a GPU's cube: as many as leave each four channels of a head, which it reads together, where there are so many.
-pub(super) fn columns(dim: u32) -> u32 {
-    if dim <= 32 { 8 } else { 16 }
-}
-
-/// The tiles with the least in shared memory, for wide heads: chunks without a channel that is not there.
-pub(super) fn least(dim: u32) -> [Tile; 2] {
-    [16, 8].map(|keys| Tile { dim, queries: ROWS, keys, chunk: dim.min(32), columns: 8 })
 }
 
 /// `MergeAttention`.

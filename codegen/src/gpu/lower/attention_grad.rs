@@ -3,15 +3,14 @@
 use ccl_ir::ops::{AttentionGrad, PartitionedContextAttentionGrad};
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, WIDEST, columns, count, least, on_tensor_cores, readable, rows_of};
+use super::attention::{Plan, count, on_tensor_cores, readable, rows_of};
 use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
-use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::kernels::attention_grad::{AttentionGrad as Blueprint, Side};
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Target, Tiles};
-use crate::gpu::tensor::attention_grad::GradTile;
+use crate::gpu::target::Target;
+use crate::gpu::tiles::{GradProblem, Problem, Work, tile_of};
 
 /// `AttentionGrad`.
 pub(super) fn attention(call: &Call, target: &Target, op: &AttentionGrad) -> Result<Vec<Launch>, LowerError> {
@@ -47,23 +46,20 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Side::Keys => (call.inputs[1].ty.shape[r - 3], [Some(1), Some(2)]),
         Side::Context => (plan.context, [Some(3), Some(4)]),
     };
-    let met = match side {
-        Side::Queries => plan.context + plan.most_keys(call),
-        Side::Keys | Side::Context => plan.queries * plan.groups,
+    let queries = shape[r - 3];
+    let (met, cubes) = match side {
+        Side::Queries => (plan.context + plan.most_keys(call), batches * heads * plan.groups),
+        Side::Keys => (queries, batches * heads),
+        Side::Context => (queries, heads),
     };
-    // Keys of a partition meet the queries of few frames: a long block of them hides most pairs.
-    let whole = side == Side::Queries || plan.keys == Keys::All;
+    let whole = side != Side::Keys || plan.keys == Keys::All;
+    let work = Work::Gradient(GradProblem { side, dim: dim as u32, kept: rows, met, whole, cubes });
     // Keys and values, context, result and gradient: all in half precision.
-    let tensor = on_tensor_cores(call, target, o + 2, dim)
-        .then(|| GradTile::of(target, side, dim as u32, [rows, met], whole))
-        .flatten();
-    let cut = Cut::new(&args, dim, tensor, || tile(target, side, dim, rows))?;
+    let tensor = on_tensor_cores(call, target, o + 2, dim).then_some(Problem::tensor(work));
+    let tensor = tensor.and_then(|problem| tile_of(problem, target));
+    let cut = Cut::new(&args, dim, tensor, || tile_of(Problem::plain(work), target))?;
     let (blocks, units) = (cut.blocks(rows), cut.units());
-    let cubes = match side {
-        Side::Queries => count([batches, plan.groups, heads, blocks]),
-        Side::Keys => count([batches, heads, blocks]),
-        Side::Context => count([heads, blocks]),
-    };
+    let cubes = count([cubes, blocks]);
     plan.push(&mut args, cubes, blocks, outputs.map(|o| o.map_or(0, |o| call.outputs[o].offset)))?;
     for operand in &call.inputs[o..o + 2] {
         args.sizes(operand.strides[..r - 3].iter().copied())?;
@@ -96,26 +92,4 @@ fn lower(call: &Call, target: &Target, plan: &Plan, side: Side) -> Result<Launch
         Cut::Plain(tile) => Kernel::AttentionGrad(uncut.cut(tile)),
     };
     args.launch(kernel, cubes, units)
-}
-
-/// The largest tile for the target's shared memory: whole heads rather than more rows, because a chunked head is read twice. Context tokens
-/// are few and meet many queries: small blocks make more cubes of them.
-fn tile(target: &Target, side: Side, dim: usize, rows: usize) -> Option<Tile> {
-    if dim > WIDEST {
-        return None;
-    }
-    let dim = dim as u32;
-    let (columns, walked, most, budget) = match target.tiles {
-        Tiles::Small => (8, [8, 8], 8, 16 * 1024),
-        Tiles::Large => (columns(dim), [32, 16], if side == Side::Context { 8 } else { 16 }, 48 * 1024),
-    };
-    let budget = target.shared_bytes.min(budget);
-    let needed = (rows.min(most).next_power_of_two() as u32).max(ROWS);
-    let kept = [16, 8].into_iter().filter(|&n| n <= needed);
-    let tiles = kept.flat_map(|queries| {
-        let chunks = [1, 2, 4].into_iter().map(|n| dim.div_ceil(n).next_multiple_of(columns).min(dim));
-        let chunks = chunks.filter(|&chunk| chunk >= dim.min(32));
-        chunks.flat_map(move |chunk| walked.map(|keys| Tile { dim, queries, keys, chunk, columns }))
-    });
-    tiles.chain(least(dim)).find(|tile| Blueprint::shared_bytes(side, tile) <= budget)
 }

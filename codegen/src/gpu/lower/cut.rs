@@ -1,11 +1,11 @@
 //! How a kernel of attention is cut: by a tile of tensor cores where they do the work, else by one of plain arithmetic.
 
-use super::attention::WIDEST;
 use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::launch::{Args, LowerError};
 use crate::gpu::tensor::OfHead;
 use crate::gpu::tensor::attention::AttentionTile;
 use crate::gpu::tensor::attention_grad::GradTile;
+use crate::gpu::tiles::plain::WIDEST;
 
 /// A tile of either kind.
 pub(super) enum Cut<T> {

@@ -3,13 +3,14 @@
 use ccl_ir::ops::ContextProbabilities;
 use ccl_ir::plan::Call;
 
-use super::attention::{Plan, count, on_tensor_cores, readable, rows_of, tile};
+use super::attention::{Plan, count, on_tensor_cores, readable, rows_of};
 use super::cut::Cut;
 use crate::gpu::blueprint::Kernel;
 use crate::gpu::kernels::attention::Attention as Blueprint;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
 use crate::gpu::tensor::attention::AttentionTile;
+use crate::gpu::tiles::{AttentionProblem, plain};
 
 /// `ContextProbabilities`: sizes as for attention; in the log-sum-exp's place is the number of weights of a query and head.
 pub(super) fn probabilities(
@@ -29,7 +30,8 @@ pub(super) fn probabilities(
     let tensor = AttentionTile::of_probabilities(plan.queries, context + plan.window[0].max(plan.per_frame));
     let fits = tensor.shared_bytes(dim as u32) <= target.shared_bytes;
     let tensor = (fits && on_tensor_cores(call, target, call.inputs.len(), dim)).then_some(tensor);
-    let cut = Cut::new(&args, dim, tensor, || tile(target, dim, plan.queries))?;
+    let problem = AttentionProblem { dim: dim as u32, queries: plan.queries, keys: context, cubes: heads };
+    let cut = Cut::new(&args, dim, tensor, || plain::attention(target, &problem))?;
     let (blocks, units) = (cut.blocks(plan.queries), cut.units());
     let cubes = count([batches, plan.groups, heads, blocks]);
 

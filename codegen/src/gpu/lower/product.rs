@@ -8,32 +8,33 @@ use super::walk::{Walk, collapse, fits};
 use crate::gpu::blueprint::{Kernel, Program};
 use crate::gpu::kernels::product::{Product, Tile};
 use crate::gpu::launch::{Args, Launch, LowerError};
-use crate::gpu::target::{Target, Tiles};
-use crate::gpu::tensor::product::{Columns, DEPTH, Factor as TensorFactor, TensorProduct};
-use crate::gpu::tensor::tiles::ProductProblem;
-
-/// Tiles of plain arithmetic that GPUs can choose from, and how much of their arithmetic they are expected to reach, relatively.
-const TILES: [(Tile, u64); 2] =
-    [(Tile { side: 128, depth: 8, micro: 8 }, 4), (Tile { side: 64, depth: 16, micro: 4 }, 3)];
-
-/// The tile of plain arithmetic for a product: that by which the busiest multiprocessor has the least to do. Products of a class have the same, so that a
-/// clip of another length takes the same kernels.
-fn tile(target: &Target, problem: &ProductProblem) -> Tile {
-    let ProductProblem { batches, m, n, .. } = problem.class();
-    // Elements of the result over the rate; twelve keeps them whole.
-    let busiest = |&(tile, rate): &(Tile, u64)| {
-        let side = u64::from(tile.side);
-        let cubes = batches.saturating_mul(m.div_ceil(side)).saturating_mul(n.div_ceil(side));
-        cubes.div_ceil(target.multiprocessors() as u64).saturating_mul(side * side * 12 / rate)
-    };
-    match target.tiles {
-        Tiles::Small => Tile { side: 32, depth: 8, micro: 4 },
-        Tiles::Large => TILES.into_iter().min_by_key(busiest).map_or(TILES[0].0, |(tile, _)| tile),
-    }
-}
+use crate::gpu::target::Target;
+use crate::gpu::tensor::product::{Columns, DEPTH, Factor as TensorFactor, ProductTile, TensorProduct};
+use crate::gpu::tiles::{Problem, ProductProblem, Work, tile_of};
 
 /// The bias's position among the inputs of a linear map.
 pub(in crate::gpu) const BIAS: usize = 2;
+
+/// Plain arithmetic reads its factors one number at a time, however they are aligned: as if they were in the best way.
+const PLAIN: [u32; 2] = [8; 2];
+
+/// A tile of either kind.
+enum Cut {
+    /// On tensor cores.
+    Tensor(ProductTile),
+    /// By plain arithmetic.
+    Plain(Tile),
+}
+
+impl Cut {
+    /// Rows and columns that a cube computes.
+    fn sides(&self) -> [u32; 2] {
+        match self {
+            Self::Tensor(tile) => tile.sides,
+            Self::Plain(tile) => [tile.side; 2],
+        }
+    }
+}
 
 /// What is multiplied.
 struct Parts {
@@ -235,11 +236,14 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let along = [parts.a.is_along(), parts.b.is_along()];
     let aligns = [parts.a.align(&parts.rows, parts.k), parts.b.align(&[parts.n], parts.k)];
     let (batch_rank, row_rank) = (parts.batches.len() as u32, parts.rows.len() as u32);
-    let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
-    let problem = ProductProblem { batches, m, n, k, along, bulk };
-    let tensor = if parts.on_tensor_cores(call, target) { problem.tile(target) } else { None };
-    let plain = tile(target, &problem);
-    let sides = tensor.map_or([plain.side; 2], |tile| tile.sides);
+    let work = |aligns| {
+        let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
+        Work::Product(ProductProblem { batches, m, n, k, along, bulk })
+    };
+    let cut = if parts.on_tensor_cores(call, target) { tile_of(Problem::tensor(work(aligns)), target) } else { None };
+    let cut = cut.map(Cut::Tensor).or_else(|| tile_of(Problem::plain(work(PLAIN)), target).map(Cut::Plain));
+    let cut = cut.ok_or_else(|| args.error(format!("target {} has no tile for it", target.name)))?;
+    let sides = cut.sides();
     let tiles = [m.div_ceil(sides[0].into()), n.div_ceil(sides[1].into())];
     // Positions of masked rows, columns and depths are computed, though nothing is read there.
     let reach = u64::from(sides[0].max(sides[1]).max(DEPTH));
@@ -270,29 +274,20 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     let output = Columns { slot: args.output(0)?, wide: wide(first, &[]), fixed: false };
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
-    let cubes = match &tensor {
-        Some(tile) => tile.cubes(tiles, target.multiprocessors()),
-        None => tiles[0].saturating_mul(tiles[1]),
-    };
-    let cubes = batches.saturating_mul(cubes);
-    let Some(tile) = tensor else {
-        let kernel = Product {
-            batch_rank,
-            row_rank,
-            tile: plain,
-            a: slot_a,
-            b: slot_b,
-            along,
-            bias: bias.map(|b| b.slot),
-            extras: extras.iter().map(|e| e.slot).collect(),
-            epilogue: parts.epilogue,
-            output: output.slot,
-        };
-        return args.launch(Kernel::Product(kernel), cubes, [plain.units(), 1, 1]);
-    };
-    let a = TensorFactor { slot: slot_a, along: along[0], align: aligns[0] };
-    let b = TensorFactor { slot: slot_b, along: along[1], align: aligns[1] };
     let epilogue = parts.epilogue;
-    let kernel = TensorProduct { batch_rank, row_rank, tile, a, b, bias, extras, epilogue, output };
-    args.launch(Kernel::TensorProduct(kernel), cubes, [tile.units(), 1, 1])
+    let (kernel, cubes, units) = match cut {
+        Cut::Plain(tile) => {
+            let (bias, extras) = (bias.map(|b| b.slot), extras.iter().map(|e| e.slot).collect());
+            let (a, b, output) = (slot_a, slot_b, output.slot);
+            let kernel = Product { batch_rank, row_rank, tile, a, b, along, bias, extras, epilogue, output };
+            (Kernel::Product(kernel), tiles[0].saturating_mul(tiles[1]), tile.units())
+        }
+        Cut::Tensor(tile) => {
+            let a = TensorFactor { slot: slot_a, along: along[0], align: aligns[0] };
+            let b = TensorFactor { slot: slot_b, along: along[1], align: aligns[1] };
+            let kernel = TensorProduct { batch_rank, row_rank, tile, a, b, bias, extras, epilogue, output };
+            (Kernel::TensorProduct(kernel), tile.cubes(tiles, target.multiprocessors()), tile.units())
+        }
+    };
+    args.launch(kernel, batches.saturating_mul(cubes), [units, 1, 1])
 }

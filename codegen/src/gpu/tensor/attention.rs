@@ -5,12 +5,12 @@ use ccl_ir::ops::NO_KEYS;
 use ccl_ir::partition::Edge;
 use serde::{Deserialize, Serialize};
 
-use super::{BARRIERS, COMMON, GROUP, OfHead};
+use super::{BARRIERS, COMMON, GROUP, OfHead, multiply_heads};
 use crate::gpu::blueprint::{Class, Slot};
 use crate::gpu::kernels::attention::Attention;
 use crate::gpu::kernels::attention_keys::Keys;
 use crate::gpu::launch::Launch;
-use crate::gpu::target::TensorCores;
+use crate::gpu::target::{Target, TensorCores};
 use crate::gpu::text::{Group, Prelude, input, output};
 
 /// Attention over operands of half precision.
@@ -66,6 +66,14 @@ impl AttentionTile {
         let sums = self.warps_k / 2 * self.warps_q * 32 * self.row_tiles * (dim / 2 + 4) * 4;
         let barriers = if self.brings { 64 } else { 0 };
         (tiles + barriers).max(sums)
+    }
+
+    /// Whether the target has room for it with heads of `dim` channels, and the instructions.
+    pub(in crate::gpu) fn fits(&self, target: &Target, dim: u32) -> bool {
+        // Registers hold 32 queries of a warp with 64 keys only where heads are narrow.
+        let registers = self.row_tiles * self.keys * dim <= 2 * 32 * 128 || self.row_tiles == 1;
+        let cores = multiply_heads(self.cores, target, dim) && registers;
+        cores && self.shared_bytes(dim) <= target.shared_bytes && self.units() <= target.max_units
     }
 }
 

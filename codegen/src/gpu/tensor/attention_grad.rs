@@ -3,18 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::{keys, products};
-use super::tiles::{RESERVED, multiply_heads};
-use super::{COMMON, GROUP, OfHead};
+use super::{COMMON, GROUP, OfHead, multiply_heads};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
 use crate::gpu::launch::Launch;
 use crate::gpu::target::{Target, TensorCores};
 use crate::gpu::text::{Prelude, output};
+use crate::gpu::tiles::RESERVED;
 
 /// A kernel of attention's gradient over operands of half precision.
 pub type TensorAttentionGrad = AttentionGrad<OfHead<GradTile>>;
-
-/// So many rows on both sides are worth blocks of 128 kept ones, of which the last may be nearly empty, for the rate of `wgmma`.
-const LARGE: usize = 257;
 
 /// What a cube works on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,22 +51,8 @@ impl GradTile {
         4 * dim * (self.kept() + places * walked) + queries
     }
 
-    /// The tile where a group's `kept` rows meet as many as `met`, all of them where `whole`; `None` where the target has no room for it.
-    pub fn of(target: &Target, side: Side, dim: u32, [kept, met]: [usize; 2], whole: bool) -> Option<Self> {
-        let tile = |warps_kept, warps_walked, walk| Self { cores: TensorCores::Mma, warps_kept, warps_walked, walk };
-        let group = Self { cores: TensorCores::Wgmma, ..tile(8, 1, 64) };
-        let plain: &[Self] = match (side, kept) {
-            // Few rows: the warps share those that they meet.
-            (_, ..=16) => &[tile(1, 4, 16), tile(1, 2, 16)],
-            (Side::Queries, _) => &[tile(4, 1, 64), tile(4, 1, 32), tile(4, 1, 16)],
-            (Side::Keys | Side::Context, _) => &[tile(4, 1, 32), tile(4, 1, 16)],
-        };
-        let large = side != Side::Context && whole && kept >= LARGE && met >= LARGE;
-        let tiles = large.then_some(&group).into_iter().chain(plain).copied();
-        tiles.into_iter().find(|t| t.fits(target, side, dim))
-    }
-
-    fn fits(&self, target: &Target, side: Side, dim: u32) -> bool {
+    /// Whether the target has room for it, and the instructions.
+    pub(in crate::gpu) fn fits(&self, target: &Target, side: Side, dim: u32) -> bool {
         // Two cubes on a multiprocessor hide more than longer tiles save.
         let cubes = if self.cores == TensorCores::Mma && self.walk == 64 { 2 } else { 1 };
         let shared = cubes * (self.shared_bytes(side, dim) + RESERVED) <= target.shared_bytes + RESERVED;

@@ -7,9 +7,9 @@ use ccl_ir::plan::{Call, EmittedKernel, EmittedLaunch, Operand, Place, Region};
 use ccl_ir::{Binding, DType, Plan};
 
 use super::product::TensorProduct;
-use super::tiles::{Choices, Problem, ProductProblem};
 use crate::gpu::blueprint::{Blueprint, Class, Kernel, Program, Source, Step};
 use crate::gpu::lower::product::BIAS;
+use crate::gpu::tiles::{Choices, Problem, ProductProblem, Work};
 
 /// A product as such a library is told of it: `result[m][n] = gelu(left[m][k] right[n][k]ᵀ + bias[n])`, with numbers of half precision on the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,7 +104,7 @@ impl LibraryProduct {
     /// The product that a kernel computes with these sizes; `None` where it is another one.
     pub fn of(blueprint: &Blueprint, sizes: &[u32]) -> Option<Self> {
         let Kernel::TensorProduct(p) = &blueprint.kernel else { return None };
-        let Some(Problem::Product(problem)) = Problem::of_kernel(&blueprint.kernel, sizes) else { return None };
+        let Work::Product(problem) = Problem::of_kernel(&blueprint.kernel, sizes)?.work else { return None };
         if !problem.bulk || !p.extras.is_empty() || !p.output.wide {
             return None;
         }

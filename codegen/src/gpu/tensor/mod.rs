@@ -7,9 +7,10 @@ pub mod attention;
 pub mod attention_grad;
 pub mod library;
 pub mod product;
-pub mod tiles;
 
 use serde::{Deserialize, Serialize};
+
+use super::target::{Target, TensorCores};
 
 /// What all of them share.
 const COMMON: &str = include_str!("common.cuh");
@@ -27,4 +28,9 @@ pub struct OfHead<T> {
     pub dim: u32,
     /// The tile.
     pub tile: T,
+}
+
+/// Whether the target has these tensor cores, and they take heads of `dim` channels: `wgmma` takes blocks of 64.
+pub(super) fn multiply_heads(cores: TensorCores, target: &Target, dim: u32) -> bool {
+    target.tensor_cores().contains(&cores) && (cores == TensorCores::Mma || dim % 64 == 0)
 }

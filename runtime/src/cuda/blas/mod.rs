@@ -11,7 +11,7 @@ use std::ptr::{from_ref, null_mut};
 use std::sync::Arc;
 
 use ccl_codegen::gpu::tensor::library::{LibraryProduct, Matrix};
-use ccl_codegen::gpu::tensor::tiles::ProductProblem;
+use ccl_codegen::gpu::tiles::ProductProblem;
 use ccl_ir::DType;
 use cudarc::cublaslt::sys;
 use libloading::Library;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ccl::error::Error;
 use ccl::explain::units::human_seconds;
+use ccl::kernels::Set;
 use ccl::model_dir::ModelDir;
 use ccl::tuning::journal::Journal;
-use ccl::tuning::{self, effort, paper_calls, plan_calls, problems, tile_name};
-use ccl_codegen::gpu::tensor::tiles::Choices;
+use ccl::tuning::{self, effort, plan_calls, problems, set_calls, tile_name};
+use ccl_codegen::gpu::tiles::Choices;
 use ccl_ir::DType;
 use ccl_runtime::tuned::{Tried, Tuned, path_of, today};
 use ccl_runtime::{Backend, GpuBackend, write};
@@ -29,9 +30,12 @@ pub struct Args {
     /// Which GPU: auto takes cuda, then a hardware wgpu adapter
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendName,
-    /// Model directory whose calls are tried; config.json alone is enough [default: the sizes of the 14B model at 21x44x80@158]
+    /// Model directory whose calls are tried; config.json alone is enough [default: --set]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Without a model: small (of a small model), paper (of the 14B model at 21x44x80@158) or tiny (next to no size) [default: paper on cuda, else small]
+    #[arg(long, value_name = "SET", value_parser = super::kernels::set, conflicts_with = "model")]
+    set: Option<Set>,
     #[command(flatten)]
     spec: SpecArgs,
     #[command(flatten)]
@@ -77,7 +81,9 @@ fn open(name: BackendName) -> Result<(GpuBackend, Choices), Error> {
         })?,
         other => {
             let name = backend_name(other);
-            return Err(Error::Usage(format!("--backend {name}: only kernels of GPUs have tiles to choose; use cuda")));
+            return Err(Error::Usage(format!(
+                "--backend {name}: only kernels of GPUs have tiles to choose; use cuda or wgpu"
+            )));
         }
     };
     let known = gpu.target().map(|target| target.choices.clone()).unwrap_or_default();
@@ -107,7 +113,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let device = gpu.describe();
     let half = [DType::Bf16, DType::F16].into_iter().find(|d| target.halves.contains(d)).unwrap_or(DType::F32);
     let calls = match &args.model {
-        None => paper_calls(&target, args.spec.dtype.unwrap_or(half))?,
+        None => {
+            let usual = if target.capability().is_some() { Set::Paper } else { Set::Small };
+            set_calls(args.set.unwrap_or(usual), &target, args.spec.dtype.unwrap_or(half))?
+        }
         Some(dir) => {
             let model = ModelDir::open(dir)?;
             let task = required_task(&args.spec)?;
@@ -118,8 +127,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
     };
     let mut found = problems(calls, &target)?;
-    // What nothing is known of comes first: the time may be up before the end.
-    found.sort_by_key(|f| known.knows(&f.problem));
+    // The time may be up before the end: tensor cores' come first, what only a training needs last, and what nothing is known of before what is.
+    found.sort_by_key(|f| (f.is_of_training(), f.problem.plain, known.knows(&f.problem)));
     if found.is_empty() {
         let text =
             format!("{}: none of these calls has a kernel with tiles to choose from; nothing is written", device.name);
@@ -138,7 +147,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if found.is_empty() {
         return Err(Error::Usage("--filter fits no problem of these calls".into()));
     }
-    let path = args.output.clone().or_else(|| path_of(&device.name)).ok_or_else(|| {
+    let path = args.output.clone().or_else(|| path_of(&device.name, &target)).ok_or_else(|| {
         Error::Usage(
             "this system has no directory for caches: say where to write with -o F.json or CCL_CACHE_DIR".into(),
         )
@@ -152,8 +161,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let mut old = None;
     if path.exists() {
         match Tuned::load(&path) {
-            Ok(found) if found.device == tuned.device => old = Some(found),
-            Ok(found) => tracing::warn!("{}: is of {} and is written anew", path.display(), found.device),
+            Ok(found) if found.device == tuned.device && found.is_for(&target) => old = Some(found),
+            Ok(found) => tracing::warn!(
+                "{}: is of {} ({}) and is written anew",
+                path.display(),
+                found.device,
+                found.architecture
+            ),
             Err(e) => tracing::warn!("{e}; it is written anew"),
         }
     }
