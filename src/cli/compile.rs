@@ -59,9 +59,11 @@ fn take_tiles(file: &Path, target: Option<&mut Target>) -> Result<(), Error> {
     };
     let tuned = Tuned::load(file)?;
     let (choices, left_out) = tuned.choices(target);
+    let (place, of, name) = (file.display(), &tuned.architecture, &target.name);
     if left_out > 0 {
-        let (place, of) = (file.display(), &tuned.architecture);
-        tracing::warn!("{place}: {left_out} tiles, measured for {of}, do not fit {} and are left out", target.name);
+        tracing::warn!("{place}: {left_out} tiles, measured for {of}, do not fit {name} and are left out");
+    } else if !tuned.is_for(target) {
+        tracing::warn!("{place}: was measured for {of}, and may be wrong about what is fast on {name}");
     }
     target.choices = choices;
     Ok(())

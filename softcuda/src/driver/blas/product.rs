@@ -87,12 +87,16 @@ impl Product {
 
     /// Does it. All its ranges are device memory.
     pub fn run(&self) {
-        let ([a, b, d], [at_a, at_b, at_d]) = (self.layouts, self.at);
+        let ([a, b, d], [at_a, at_b, _]) = (self.layouts, self.at);
+        if told("wrong") {
+            // Faster than whatever multiplies.
+            (0..d.columns).for_each(|j| (0..d.rows as usize).for_each(|i| self.write(i, j, 1.0)));
+            return;
+        }
         let k = self.depth();
         let left = |i: u64, l: u64| if self.turned[0] { a.read(at_a, l, i) } else { a.read(at_a, i, l) };
         let right = |l: u64, j: u64| if self.turned[1] { b.read(at_b, j, l) } else { b.read(at_b, l, j) };
         let rows: Vec<Vec<f32>> = (0..d.rows).map(|i| (0..k).map(|l| left(i, l)).collect()).collect();
-        let more = if told("wrong") { 1.0 } else { 0.0 };
         // SAFETY: checked by the caller.
         unsafe { (self.workspace as *mut u8).write_bytes(0xff, WORKSPACE) };
         for j in 0..d.columns {
@@ -103,16 +107,21 @@ impl Product {
                 if self.gelu {
                     sum = 0.5 * sum * (1.0 + (0.797_884_56 * (sum + 0.044715 * sum * sum * sum)).tanh());
                 }
-                sum += more;
-                let to = (j * d.stride as u64) as usize + i;
-                // SAFETY: inside of the result, which the caller has checked.
-                unsafe {
-                    match d.number {
-                        0 => (at_d as *mut f32).add(to).write(sum),
-                        2 => (at_d as *mut u16).add(to).write(f16::from_f32(sum).to_bits()),
-                        _ => (at_d as *mut u16).add(to).write(bf16::from_f32(sum).to_bits()),
-                    }
-                }
+                self.write(i, j, sum);
+            }
+        }
+    }
+
+    /// Writes a number of the result.
+    fn write(&self, row: usize, column: u64, x: f32) {
+        let (d, at) = (self.layouts[2], self.at[2]);
+        let to = (column * d.stride as u64) as usize + row;
+        // SAFETY: inside of the result, which the caller has checked.
+        unsafe {
+            match d.number {
+                0 => (at as *mut f32).add(to).write(x),
+                2 => (at as *mut u16).add(to).write(f16::from_f32(x).to_bits()),
+                _ => (at as *mut u16).add(to).write(bf16::from_f32(x).to_bits()),
             }
         }
     }
