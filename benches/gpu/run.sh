@@ -211,7 +211,7 @@ speed() {
 
 # tune: tiles for this device, kept beside the results and read by all that follows.
 tune() {
-  local what=()
+  local what=(--set paper)
   # One small product is enough for what interprets.
   if [ -n "$software" ]; then what=(--model "$models/tiny" "${shape[@]}" --dtype $half --time 1 --filter 1x8x64x64); fi
   ccl bench tune --backend $backend --budget $(($(left) * 4 / 5)) "${what[@]}"

@@ -85,7 +85,7 @@ pub fn plan_calls(plan: &Plan) -> Vec<Lone> {
     often.flat_map(|(_, calls)| calls).map(|call| Lone::of(plan, &constants, call)).collect()
 }
 
-/// Every problem of some calls, each once, those of the most work first.
+/// Every problem of some calls that leaves a choice, each once, those of the most work first.
 ///
 /// # Errors
 /// When a call cannot run on the target.
@@ -100,6 +100,9 @@ pub fn problems(calls: Vec<Lone>, target: &Target) -> Result<Vec<Found>, Error> 
             for launch in &launches {
                 let Some(problem) = Problem::of(launch) else { continue };
                 let library = LibraryProduct::of_call(call, &constants, &launch.blueprint, &launch.sizes).is_some();
+                if !library && problem.tiles(target).len() < 2 {
+                    continue;
+                }
                 let new = Found { problem, lone: lone.clone(), library };
                 match found.iter_mut().find(|f| f.problem.key() == problem.key()) {
                     // Of calls that share a problem one that a library could do: its tiles are compared with the library too.
