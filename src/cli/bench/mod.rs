@@ -7,6 +7,7 @@ mod train;
 mod tune;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ccl::error::Error;
 use ccl::explain::units::human_flops;
@@ -15,6 +16,8 @@ use ccl_runtime::device::{DeviceInfo, process_memory};
 use ccl_runtime::profile::{CallTime, Copies};
 use clap::Subcommand;
 use serde::Serialize;
+
+use crate::cli::progress::Bar;
 
 /// Options of `ccl bench`.
 #[derive(clap::Args, Debug)]
@@ -43,9 +46,11 @@ enum What {
     /// Tries every tile of the matrix kernels on the device, and keeps the fastest for each size
     ///
     /// What was found is written to a file for the device, with every time, and read whenever the device is opened; `ccl compile --tuned F.json`
-    /// makes plans for another machine by it. Without a model the sizes of the 14B model at 21x44x80@158 are tried.
+    /// makes plans for another machine by it. Without a model the sizes of a set are tried: on CUDA those of the 14B model at 21x44x80@158, on wgpu
+    /// those of a small one. Kernels of wgpu and of CUDA have a file each.
     ///
     ///     ccl bench tune --backend cuda
+    ///     ccl bench tune --backend wgpu --model DIR --task v2a --clip 9x16x28@68 --dtype f16
     ///     ccl bench tune --backend cuda --model DIR --task joint --clip 9x16x28@68 --guidance two-pass --dtype bf16 -o here.json
     #[command(verbatim_doc_comment)]
     Tune(tune::Args),
@@ -140,6 +145,22 @@ struct Times {
     prologue_s: f64,
     plan_s: f64,
     load_s: f64,
+}
+
+/// Seconds of a step in each of `repeat` measurements of `steps` steps, which are numbered within theirs.
+fn repeated(repeat: usize, steps: usize, mut step: impl FnMut(usize) -> Result<(), Error>) -> Result<Vec<f64>, Error> {
+    let bar = Bar::start("step", repeat.saturating_mul(steps)).quiet_at_first();
+    let mut times = Vec::new();
+    for measurement in 0..repeat {
+        let begin = Instant::now();
+        for k in 0..steps {
+            step(k)?;
+            bar.set_position((measurement * steps + k + 1) as u64);
+        }
+        times.push(begin.elapsed().as_secs_f64() / steps as f64);
+    }
+    bar.finish();
+    Ok(times)
 }
 
 impl Times {

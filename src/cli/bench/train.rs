@@ -12,7 +12,7 @@ use ccl_ir::DType;
 use ccl_model::{Clip, Task};
 use ccl_runtime::session::Tensors;
 
-use super::{Measured, Times};
+use super::{Measured, Times, repeated};
 use crate::cli::args::{AlgebraArgs, RunArgs, dtype};
 use crate::cli::prepare::{memory_line, open_backend, warn_drift};
 
@@ -105,12 +105,7 @@ pub fn run(args: &Args) -> Result<Measured, Error> {
     let pace = Pace { rates: vec![0.0; spec.optimiser.decays.len()], average: 0.01 };
     let step = |e: &mut Engine| e.step(args.task, [Ok(batch.clone())], &pace).map(drop);
     step(&mut engine)?;
-    let mut times = Vec::new();
-    for _ in 0..args.repeat {
-        let begin = Instant::now();
-        (0..args.steps).try_for_each(|_| step(&mut engine))?;
-        times.push(begin.elapsed().as_secs_f64() / args.steps as f64);
-    }
+    let times = repeated(args.repeat, args.steps, |_| Ok(step(&mut engine)?))?;
     let mut calls = Vec::new();
     if args.trace {
         engine.learner().instance(args.task.name())?.set_profiling(true);
