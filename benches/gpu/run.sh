@@ -211,10 +211,11 @@ speed() {
 
 # tune: tiles for this device, kept beside the results and read by all that follows.
 tune() {
-  local what=(--set paper)
+  local what=()
   # One small product is enough for what interprets.
   if [ -n "$software" ]; then what=(--model "$models/tiny" "${shape[@]}" --dtype $half --time 1 --filter 1x8x64x64); fi
-  ccl bench tune --backend $backend --budget $(($(left) * 4 / 5)) "${what[@]}"
+  # The last problem that is begun has a third of the time to end in.
+  ccl bench tune --backend $backend --budget $(($(left) * 2 / 3)) "${what[@]}"
   if compgen -G "$CCL_CACHE_DIR/tuned/*.json" >/dev/null; then cp "$CCL_CACHE_DIR"/tuned/*.json "$results-tuned.json"; fi
 }
 

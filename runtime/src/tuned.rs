@@ -151,6 +151,11 @@ impl Tuned {
         (choices, left_out)
     }
 
+    /// Names of the problems.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().map(|p| p.problem.as_str())
+    }
+
     /// Whether it was measured with kernels for such a target.
     pub fn is_for(&self, target: &Target) -> bool {
         self.architecture == architecture(target)
@@ -206,7 +211,7 @@ pub fn slug(device: &str) -> String {
 /// damaged is warned of and not used.
 pub fn of_device(device: &str, target: &Target) -> Choices {
     let mut choices = Choices::default();
-    if let Some(tuned) = shipped(device).or_else(|| alike(device)).filter(|tuned| tuned.is_for(target)) {
+    if let Some(tuned) = shipped(device, target).or_else(|| alike(device, target)) {
         choices = taken("this program", &tuned, device, target);
     }
     if let Some(path) = path_of(device, target).filter(|path| path.exists()) {
@@ -236,15 +241,15 @@ fn all_shipped() -> impl Iterator<Item = Tuned> {
     SHIPPED.iter().filter_map(|text| Tuned::parse(text).ok())
 }
 
-/// The file for a device that comes with the program.
-fn shipped(device: &str) -> Option<Tuned> {
-    all_shipped().find(|t| t.device == device)
+/// The file for kernels for a target on a device that comes with the program.
+fn shipped(device: &str, target: &Target) -> Option<Tuned> {
+    all_shipped().find(|t| t.device == device && t.is_for(target))
 }
 
 /// That of a device with the same multiprocessors, and as many.
-fn alike(device: &str) -> Option<Tuned> {
+fn alike(device: &str, target: &Target) -> Option<Tuned> {
     let (_, other) = ALIKE.iter().find(|(name, _)| *name == device)?;
-    shipped(other)
+    shipped(other, target)
 }
 
 /// A day as `2026-11-26`, of a number of days since 1970 (Howard Hinnant's `civil_from_days`).
@@ -352,8 +357,42 @@ mod tests {
         assert_ne!(path_of("NVIDIA H200", &cuda), path_of("NVIDIA H200", &wgpu));
         assert!(file().is_for(&cuda) && !file().is_for(&wgpu) && !file().is_for(&Target::cuda("cuda", 80)));
         assert!(Tuned::new("NVIDIA H200", &wgpu, "2026-11-26", "ccl").is_for(&wgpu));
-        let shipped = taken("this program", &shipped("NVIDIA H200").unwrap(), "NVIDIA H200", &cuda);
+        assert!(shipped("NVIDIA H200", &wgpu).is_none());
+        let shipped = taken("this program", &shipped("NVIDIA H200", &cuda).unwrap(), "NVIDIA H200", &cuda);
         assert!(!shipped.tiles.is_empty());
+    }
+
+    /// Names that no problem has, with sizes that no kernel can have, and tiles of another kind.
+    #[test]
+    fn strange_problems_are_left_out() {
+        let tiles = file().problems[0].tiles.clone();
+        let of = |problem: &str| Tried { problem: problem.into(), tiles: tiles.clone(), ..file().problems[0].clone() };
+        let names = [
+            "",
+            "x",
+            "plain ",
+            "1x1x1 tn",
+            "1x1x1x1x1",
+            "1x1x1x1 xy",
+            "-1x1x1x1",
+            "40x99999999999999999999x1x1",
+            "plain 1x1x1x0",
+            "plain 1x1x1x0 dq",
+            "plain 1x1x1x4294967295 dkv",
+            "plain 1x1x1x99999999999 dc",
+            "1x1x1x4294967295",
+            "1x1x1x0 dkv-windows",
+            "plain 0x0x0x0 tn",
+            "plain 1x18446744073709551615x18446744073709551615x128",
+            "1x18446744073709551615x18446744073709551615x128 dq",
+        ];
+        let strange = Tuned { problems: names.into_iter().map(of).collect(), ..file() };
+        for target in [target(), Target::wgpu(), Target::cuda("cuda", 75)] {
+            assert_eq!(strange.choices(&target), (Choices::default(), names.len()), "{}", target.name);
+            let mut all = Choices::default();
+            all.tiles.extend(names.iter().map(|name| ((*name).to_owned(), tiles[0].tile)));
+            assert_eq!(carried(&serde_json::to_value(&all).unwrap(), &target), Choices::default());
+        }
     }
 
     #[test]
@@ -385,6 +424,7 @@ mod tests {
         for text in SHIPPED {
             assert!(Tuned::parse(text).is_ok(), "{text}");
         }
+        let (shipped, alike) = (|name| shipped(name, &target()), |name| alike(name, &target()));
         assert!(shipped("NVIDIA H200").is_some() && shipped("another").is_none());
         assert!(
             ALIKE.iter().all(|(name, _)| shipped(name).is_none() && alike(name).is_some())

@@ -29,7 +29,7 @@ pub struct Args {
     /// What the plan is for: cpu, wgpu, cuda, or an NVIDIA architecture such as cuda:sm_90a
     #[arg(long, default_value = "cpu")]
     target: String,
-    /// Take the tiles that were measured best on the device that the plan is for, from a file of `ccl bench tune` (targets of cuda)
+    /// Take the tiles that were measured best on the device that the plan is for, from a file of `ccl bench tune` (wgpu and targets of cuda)
     #[arg(long, value_name = "F.json")]
     tuned: Option<PathBuf>,
     /// Plan file to write

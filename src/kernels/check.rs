@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ccl_ir::plan::Place;
+use ccl_ir::plan::{Call, Place};
 use ccl_ir::{Binding, Plan, TensorType};
 use ccl_runtime::HostTensor;
 use ccl_runtime::backend::{Backend, Instance};
@@ -29,16 +29,12 @@ impl Case {
     pub fn check(&self, backend: &dyn Backend, plain: &dyn Backend) -> Result<[f64; 2], Error> {
         let lone = self.lone_on(backend)?;
         let plan = Arc::new(lone.plan(1, Inputs::Shared));
-        let operands = || lone.call().inputs.iter().chain(&lone.call().outputs);
-        let most = may_be_apart(operands().any(|o| o.ty.dtype.is_half()));
+        let most = may_be_apart(lone.call());
         // Where it only writes, once is enough for what is slow.
         let updates = plan.states.iter().enumerate().any(|(i, s)| !s.name.starts_with(RESULT) && writes(&plan, i));
         let want = results(&lone, &plan, plain, if updates { RUNS } else { 1 })?;
         let got = results(&lone, &plan, backend, RUNS)?;
-        let off = want.iter().zip(&got).map(|(want, got)| apart(got, want));
-        // What is no number is worse than any.
-        let worst = off.fold(0.0, |worst: f64, off| if off.is_nan() { f64::INFINITY } else { worst.max(off) });
-        Ok([worst, most])
+        Ok([worst(&got, &want), most])
     }
 }
 
@@ -53,13 +49,11 @@ fn writes(plan: &Plan, state: usize) -> bool {
 fn results(lone: &Lone, plan: &Arc<Plan>, backend: &dyn Backend, runs: usize) -> Result<Vec<HostTensor>, Error> {
     let mut instance = backend.instantiate(Arc::clone(plan), &Weights)?;
     lone.fill(instance.as_mut(), true)?;
-    run_over_nothing(instance.as_mut(), runs)?;
-    let written = (0..plan.states.len()).filter(|i| writes(plan, *i));
-    written.map(|i| Ok(instance.read_state(i)?)).collect()
+    run_over_nothing(instance.as_mut(), runs)
 }
 
-/// Runs a call so often, with nothing where its results are to be.
-pub(crate) fn run_over_nothing(instance: &mut dyn Instance, runs: usize) -> Result<(), Error> {
+/// What the last call of a plan leaves after so many runs, with nothing where its results are to be.
+pub(crate) fn run_over_nothing(instance: &mut dyn Instance, runs: usize) -> Result<Vec<HostTensor>, Error> {
     let plan = Arc::clone(instance.plan());
     let results = plan.states.iter().enumerate().filter(|(_, state)| state.name.starts_with(RESULT));
     let nothing: Vec<_> = results.map(|(i, state)| (i, nothing(&state.ty))).collect();
@@ -69,11 +63,13 @@ pub(crate) fn run_over_nothing(instance: &mut dyn Instance, runs: usize) -> Resu
         }
         instance.run(Binding::Step)?;
     }
-    Ok(())
+    let written = (0..plan.states.len()).filter(|i| writes(&plan, *i));
+    written.map(|i| Ok(instance.read_state(i)?)).collect()
 }
 
-/// How far results may be apart, where something is of half precision and where nothing is.
-pub(crate) fn may_be_apart(half: bool) -> f64 {
+/// How far results of a call may be apart.
+pub(crate) fn may_be_apart(call: &Call) -> f64 {
+    let half = call.inputs.iter().chain(&call.outputs).any(|o| o.ty.dtype.is_half());
     APART[usize::from(!half)]
 }
 
@@ -89,9 +85,18 @@ pub(crate) fn size(tensor: &HostTensor) -> Option<f64> {
     Some((sums.sum::<f64>() / numbers.len().max(1) as f64).sqrt())
 }
 
+/// How far the results of a call are apart, by the one that is worst; infinitely where something is no number.
+pub(crate) fn worst(got: &[HostTensor], want: &[HostTensor]) -> f64 {
+    if got.len() != want.len() {
+        return f64::INFINITY;
+    }
+    let off = want.iter().zip(got).map(|(want, got)| apart(got, want));
+    off.fold(0.0, |worst: f64, off| if off.is_nan() { f64::INFINITY } else { worst.max(off) })
+}
+
 /// The root of the mean square of the difference in the worst piece, in that of all that is wanted or of the piece, if that is larger; not a number where
 /// something is none.
-pub(crate) fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
+fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
     let (Some(got), Some(numbers), Some(size)) = (got.as_f32(), want.as_f32(), size(want)) else { return f64::NAN };
     if got.len() != numbers.len() {
         return f64::NAN;
@@ -114,7 +119,10 @@ pub(crate) fn apart(got: &HostTensor, want: &HostTensor) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use ccl_runtime::CpuBackend;
+
     use super::*;
+    use crate::kernels::{Set, Types};
 
     #[test]
     fn one_wrong_piece_is_found() {
@@ -139,5 +147,24 @@ mod tests {
         assert!((1e-4..APART[0] / 5.0).contains(&apart(&tensor(&rounded), &want)));
         assert!(with(70_000, 3.0) > 2.0 * APART[0]);
         assert!(with(99_999, f32::NAN).is_nan() && apart(&tensor(&numbers[1..]), &want).is_nan());
+    }
+
+    /// Of a gradient those of queries, keys, values and context.
+    #[test]
+    fn all_results_of_a_call_count() {
+        let cases = Set::Tiny.cases(Types::SINGLE);
+        let count = |id: &str| {
+            let lone = cases.iter().find(|case| case.id == id).unwrap().lone().unwrap();
+            let (cpu, plan) = (CpuBackend::new(Some(1)).unwrap(), Arc::new(lone.plan(2, Inputs::Shared)));
+            let all = results(&lone, &plan, &cpu, 1).unwrap();
+            assert!(all.iter().all(|result| size(result) > Some(0.0)));
+            let mut other = all.clone();
+            let last = other.last_mut().unwrap();
+            *last = HostTensor::f32(last.shape.clone(), vec![1.0; last.as_f32().unwrap().len()]);
+            assert!(worst(&all, &all) == 0.0 && worst(&other, &all) > APART[0]);
+            assert!(worst(&all[1..], &all).is_infinite());
+            all.len()
+        };
+        assert_eq!((count("video.self_attention.gradient"), count("video.cca.gradient")), (3, 5));
     }
 }

@@ -176,13 +176,12 @@ fn gradients_of_attention_agree_with_the_reference() {
     all.par_iter().for_each(|(at, forward, target)| {
         let call = call(&gradient(forward));
         let name = format!("{at} {:?} {:?}", call.op, target.choices.tiles);
-        for kernel in agrees(&soft, target, &name, &call, &backward(forward, &call, *at as u64)) {
-            let Kernel::TensorAttentionGrad(a) = &kernel else { panic!("{name}: {kernel:?}") };
-            let chosen = |tile: &&ProblemTile| **tile == ProblemTile::Gradient(a.tile.tile);
-            assert!(
-                target.choices.tiles.is_empty() || target.choices.tiles.values().any(|t| chosen(&t)),
-                "{name}: the choice was not taken"
-            );
+        agrees(&soft, target, &name, &call, &backward(forward, &call, *at as u64));
+        for launch in launches(&call, target) {
+            let Kernel::TensorAttentionGrad(a) = &launch.blueprint.kernel else { panic!("{name}: {launch:?}") };
+            let tile = ProblemTile::Gradient(a.tile.tile);
+            let chosen = Problem::of(&launch).and_then(|p| target.choices.tiles.get(&p.key()));
+            assert!(target.choices.tiles.is_empty() || chosen == Some(&tile), "{name}: the choice was not taken");
         }
     });
 }

@@ -7,8 +7,8 @@ use crate::cases::End;
 use crate::cases::{attention, backward, gradient, inputs_of, launches, linear, mat_mul};
 use crate::checks::{FULL, HALF};
 use crate::common::{Buffer, call, client, reference, run, target};
-use ccl_codegen::gpu::tiles::Problem;
-use ccl_codegen::gpu::{Target, Tiles};
+use ccl_codegen::gpu::tiles::{Problem, ProblemTile};
+use ccl_codegen::gpu::{Kernel, Target, Tiles};
 use ccl_ir::plan::Call;
 use ccl_ir::tensor::relative_l2;
 use ccl_ir::{DType, Op, Sample};
@@ -23,8 +23,11 @@ fn every_tile(target: &Target, call: &Call, inputs: &[Buffer], bound: f64) -> BT
     for turn in 0..tiles.iter().map(Vec::len).max().unwrap_or(0) {
         let mut target = target.clone();
         for (problem, tiles) in problems.iter().zip(&tiles) {
-            let tile = tiles[turn % tiles.len()];
-            target.choices.choose(problem, tile);
+            target.choices.choose(problem, tiles[turn % tiles.len()]);
+        }
+        for launch in launches(call, &target) {
+            let (tile, problem) = (tile_of(&launch.blueprint.kernel), Problem::of(&launch).unwrap());
+            assert_eq!(target.choices.tiles.get(&problem.key()), Some(&tile), "the choice was not taken");
             taken.insert(format!("{tile:?}"));
         }
         let got = run(&client(), &target, call, inputs).unwrap().unwrap();
@@ -34,6 +37,16 @@ fn every_tile(target: &Target, call: &Call, inputs: &[Buffer], bound: f64) -> BT
         }
     }
     taken
+}
+
+/// The tile of a kernel.
+fn tile_of(kernel: &Kernel) -> ProblemTile {
+    match kernel {
+        Kernel::Product(p) => ProblemTile::PlainProduct(p.tile),
+        Kernel::Attention(a) => ProblemTile::PlainAttention(a.tile),
+        Kernel::AttentionGrad(a) => ProblemTile::PlainGradient(a.tile),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The target as GPUs have it: those of software are tried everywhere else.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ccl_codegen::gpu::{Launch, Ref};
-use ccl_ir::ops::Cast;
-use ccl_ir::plan::{About, Buffer, Call, Operand, Place, Port, Region};
+use ccl_codegen::gpu::tiles::{Choices, Problem, ProblemTile};
+use ccl_codegen::gpu::{Kernel, Launch, Ref};
+use ccl_ir::ops::{Cast, MatMul};
+use ccl_ir::plan::{About, Buffer, Call, Emitted, Operand, Place, Port, Region};
 use ccl_ir::{Binding, DType, Op, Plan, TensorType};
 use cubecl::MemoryScope;
 use cubecl::server::Handle;
@@ -55,6 +56,54 @@ fn plan(half: DType, n: usize) -> Arc<Plan> {
         entries: BTreeMap::from([(Binding::Step, vec![cast(0), cast(1)])]),
         ..Plan::empty(about)
     })
+}
+
+/// A product of two matrices of 64 by 64, in a plan that carries this choice of tiles for kernels for `target`.
+fn product(target: &str, choices: &Choices) -> Plan {
+    let operand =
+        |b: u32| Operand { place: Place::Buffer(b), ty: TensorType::f32([64, 64]), offset: 0, strides: vec![64, 1] };
+    let op = Op::MatMul(MatMul { transpose_b: true, out: None });
+    let call = Call { op, inputs: vec![operand(0), operand(1)], outputs: vec![operand(2)], at: "product".into() };
+    let kernels = Emitted {
+        target: target.into(),
+        language: "wgsl".into(),
+        compiled: None,
+        choices: serde_json::to_value(choices).unwrap(),
+        kernels: Vec::new(),
+        entries: BTreeMap::new(),
+    };
+    let entries = BTreeMap::from([(Binding::Step, vec![call])]);
+    Plan { entries, kernels: Some(kernels), ..Plan::empty(About::no_model("test", 1, DType::F32)) }
+}
+
+/// A plan's own choice of tiles goes before the device's, where it is for kernels of wgpu.
+#[test]
+fn a_plan_brings_its_tiles() {
+    if backend().is_none() {
+        return;
+    }
+    let mut engine = WgpuEngine::open(&find::adapters()[0]).unwrap();
+    engine.facts.target.choices = Choices::default();
+    let none = Choices::default();
+    let lowered = |engine: &WgpuEngine, plan: &Plan| {
+        let steps = engine.lower(plan).unwrap();
+        let Some(Step::Device(launches)) = steps[&Binding::Step].first() else { panic!("the host's") };
+        let Kernel::Product(p) = &launches[0].blueprint.kernel else { panic!("{launches:?}") };
+        (Problem::of(&launches[0]).unwrap(), ProblemTile::PlainProduct(p.tile))
+    };
+    let (problem, usual) = lowered(&engine, &product("wgpu", &none));
+    let others: Vec<ProblemTile> =
+        problem.tiles(&engine.facts.target).into_iter().filter(|tile| *tile != usual).collect();
+    let choice = |tile: ProblemTile| {
+        let mut choices = Choices::default();
+        choices.choose(&problem, tile);
+        choices
+    };
+    assert_eq!(lowered(&engine, &product("wgpu", &choice(others[0]))).1, others[0]);
+    engine.facts.target.choices = choice(others[1]);
+    assert_eq!(lowered(&engine, &product("wgpu", &none)).1, others[1]);
+    assert_eq!(lowered(&engine, &product("wgpu", &choice(others[0]))).1, others[0]);
+    assert_eq!(lowered(&engine, &product("cuda:sm_90a", &choice(others[0]))).1, others[1]);
 }
 
 fn backend() -> Option<GpuBackend> {

@@ -10,7 +10,7 @@ use crate::gpu::kernels::attention::Attention as Blueprint;
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
 use crate::gpu::tensor::attention::AttentionTile;
-use crate::gpu::tiles::{AttentionProblem, plain};
+use crate::gpu::tiles::plain;
 
 /// `ContextProbabilities`: sizes as for attention; in the log-sum-exp's place is the number of weights of a query and head.
 pub(super) fn probabilities(
@@ -30,8 +30,7 @@ pub(super) fn probabilities(
     let tensor = AttentionTile::of_probabilities(plan.queries, context + plan.window[0].max(plan.per_frame));
     let fits = tensor.shared_bytes(dim as u32) <= target.shared_bytes;
     let tensor = (fits && on_tensor_cores(call, target, call.inputs.len(), dim)).then_some(tensor);
-    let problem = AttentionProblem { dim: dim as u32, queries: plan.queries, keys: context, cubes: heads };
-    let cut = Cut::new(&args, dim, tensor, || plain::attention(target, &problem))?;
+    let cut = Cut::new(&args, dim, tensor, || plain::attention(target, dim as u32, plan.queries))?;
     let (blocks, units) = (cut.blocks(plan.queries), cut.units());
     let cubes = count([batches, plan.groups, heads, blocks]);
 

@@ -10,23 +10,21 @@ use crate::gpu::kernels::product::{Product, Tile};
 use crate::gpu::launch::{Args, Launch, LowerError};
 use crate::gpu::target::Target;
 use crate::gpu::tensor::product::{Columns, DEPTH, Factor as TensorFactor, ProductTile, TensorProduct};
+use crate::gpu::tiles::product::ALIGNED;
 use crate::gpu::tiles::{Problem, ProductProblem, Work, tile_of};
 
 /// The bias's position among the inputs of a linear map.
 pub(in crate::gpu) const BIAS: usize = 2;
 
-/// Plain arithmetic reads its factors one number at a time, however they are aligned: as if they were in the best way.
-const PLAIN: [u32; 2] = [8; 2];
-
 /// A tile of either kind.
-enum Cut {
+enum Way {
     /// On tensor cores.
     Tensor(ProductTile),
     /// By plain arithmetic.
     Plain(Tile),
 }
 
-impl Cut {
+impl Way {
     /// Rows and columns that a cube computes.
     fn sides(&self) -> [u32; 2] {
         match self {
@@ -240,10 +238,10 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
         let bulk = ProductProblem::is_bulk(batches, row_rank, aligns);
         Work::Product(ProductProblem { batches, m, n, k, along, bulk })
     };
-    let cut = if parts.on_tensor_cores(call, target) { tile_of(Problem::tensor(work(aligns)), target) } else { None };
-    let cut = cut.map(Cut::Tensor).or_else(|| tile_of(Problem::plain(work(PLAIN)), target).map(Cut::Plain));
-    let cut = cut.ok_or_else(|| args.error(format!("target {} has no tile for it", target.name)))?;
-    let sides = cut.sides();
+    let way = if parts.on_tensor_cores(call, target) { tile_of(Problem::tensor(work(aligns)), target) } else { None };
+    let way = way.map(Way::Tensor).or_else(|| tile_of(Problem::plain(work(ALIGNED)), target).map(Way::Plain));
+    let way = way.ok_or_else(|| args.error(format!("target {} has no tile for it", target.name)))?;
+    let sides = way.sides();
     let tiles = [m.div_ceil(sides[0].into()), n.div_ceil(sides[1].into())];
     // Positions of masked rows, columns and depths are computed, though nothing is read there.
     let reach = u64::from(sides[0].max(sides[1]).max(DEPTH));
@@ -275,14 +273,14 @@ fn product(call: &Call, target: &Target, parts: Parts) -> Result<Launch, LowerEr
     fits(&args, first.saturating_add(batches.saturating_mul(m).saturating_mul(n)))?;
     args.size(first)?;
     let epilogue = parts.epilogue;
-    let (kernel, cubes, units) = match cut {
-        Cut::Plain(tile) => {
+    let (kernel, cubes, units) = match way {
+        Way::Plain(tile) => {
             let (bias, extras) = (bias.map(|b| b.slot), extras.iter().map(|e| e.slot).collect());
             let (a, b, output) = (slot_a, slot_b, output.slot);
             let kernel = Product { batch_rank, row_rank, tile, a, b, along, bias, extras, epilogue, output };
             (Kernel::Product(kernel), tiles[0].saturating_mul(tiles[1]), tile.units())
         }
-        Cut::Tensor(tile) => {
+        Way::Tensor(tile) => {
             let a = TensorFactor { slot: slot_a, along: along[0], align: aligns[0] };
             let b = TensorFactor { slot: slot_b, along: along[1], align: aligns[1] };
             let kernel = TensorProduct { batch_rank, row_rank, tile, a, b, bias, extras, epilogue, output };

@@ -1,5 +1,6 @@
 //! Attention and its gradient: their tiles on tensor cores.
 
+use super::plain::HEADS;
 use crate::gpu::kernels::attention_grad::Side;
 use crate::gpu::kernels::attention_keys::{Keys, at};
 use crate::gpu::target::{Target, TensorCores};
@@ -17,6 +18,11 @@ fn group(keys: Keys, sizes: &[u32]) -> (usize, usize) {
         Keys::NearestFrame => (size(at::QUERIES).div_ceil(size(at::GROUPS).max(1)), size(at::PER_FRAME)),
         Keys::Windows(_) => (size(at::PER_FRAME), size(at::WINDOW).min(size(at::KEYS))),
     }
+}
+
+/// Channels of a head that some kernel has tiles for.
+fn head(dim: usize) -> Option<u32> {
+    u32::try_from(dim).ok().filter(|dim| HEADS.contains(dim))
 }
 
 /// What the choice of an attention's tile depends on.
@@ -43,7 +49,7 @@ impl AttentionProblem {
 
     /// The problem of these sizes.
     pub(super) fn from_sizes([cubes, queries, keys, dim]: [usize; 4]) -> Option<Self> {
-        Some(Self { dim: u32::try_from(dim).ok()?, queries, keys, cubes })
+        Some(Self { dim: head(dim)?, queries, keys, cubes })
     }
 
     /// Name of the problem in a file of choices: `40x18480x18480x128`.
@@ -127,7 +133,7 @@ impl GradProblem {
             "dc" => (Side::Context, true),
             _ => return None,
         };
-        Some(Self { side, dim: u32::try_from(dim).ok()?, kept, met, whole, cubes })
+        Some(Self { side, dim: head(dim)?, kept, met, whole, cubes })
     }
 
     /// Name of the problem in a file of choices: `40x18480x18480x128 dq`.

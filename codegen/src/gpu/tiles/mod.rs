@@ -1,7 +1,8 @@
 //! How the work of products and of attention is cut: the tiles that a kernel may have, which of them is expected to be the fastest on a target, and what
 //! was chosen by measuring.
 //!
-//! A problem is what the choice depends on: sizes, and whether tensor cores or plain arithmetic do the work.
+//! A problem is what the choice depends on: sizes, and whether tensor cores or plain arithmetic do the work. Single and half precision share a problem: what
+//! is multiplied lies in shared memory alike.
 
 pub mod attention;
 pub mod plain;
@@ -20,6 +21,7 @@ use super::tensor::attention::AttentionTile;
 use super::tensor::attention_grad::GradTile;
 use super::tensor::product::ProductTile;
 pub use attention::{AttentionProblem, GradProblem};
+use product::ALIGNED;
 pub use product::{ProductProblem, product_tiles};
 
 /// Shared memory that a multiprocessor keeps for itself for each cube, in bytes.
@@ -69,8 +71,10 @@ pub enum ProblemTile {
     Gradient(GradTile),
     /// Of a product by plain arithmetic.
     PlainProduct(PlainProductTile),
-    /// Of an attention or its gradient by plain arithmetic.
+    /// Of an attention by plain arithmetic.
     PlainAttention(PlainAttentionTile),
+    /// Of an attention's gradient by plain arithmetic.
+    PlainGradient(PlainAttentionTile),
     /// None of ours: the library of the device's maker does the product.
     Library,
 }
@@ -112,7 +116,7 @@ impl Problem {
                 Self::tensor(Work::Product(ProductProblem::of(p.row_rank, [p.a.along, p.b.along], aligns, sizes)))
             }
             // However its factors are aligned: only the copy engine asks for that.
-            Kernel::Product(p) => Self::plain(Work::Product(ProductProblem::of(p.row_rank, p.along, [8; 2], sizes))),
+            Kernel::Product(p) => Self::plain(Work::Product(ProductProblem::of(p.row_rank, p.along, ALIGNED, sizes))),
             Kernel::TensorAttention(a) => {
                 Self::tensor(Work::Attention(AttentionProblem::of(a.tile.dim, a.keys, sizes)))
             }
@@ -152,7 +156,7 @@ impl Problem {
             (Work::Gradient(g), false) => g.tiles(target).map(ProblemTile::Gradient).collect(),
             (Work::Product(_), true) => plain::product_tiles(target).map(ProblemTile::PlainProduct).collect(),
             (Work::Attention(a), true) => plain::attention_tiles(target, a).map(ProblemTile::PlainAttention).collect(),
-            (Work::Gradient(g), true) => plain::gradient_tiles(target, g).map(ProblemTile::PlainAttention).collect(),
+            (Work::Gradient(g), true) => plain::gradient_tiles(target, g).map(ProblemTile::PlainGradient).collect(),
         }
     }
 
@@ -163,46 +167,57 @@ impl Problem {
             (Work::Attention(a), false) => ProblemTile::Attention(a.tiles(target).next()?),
             (Work::Gradient(g), false) => ProblemTile::Gradient(g.tiles(target).next()?),
             (Work::Product(p), true) => ProblemTile::PlainProduct(plain::product(target, p)),
-            (Work::Attention(a), true) => ProblemTile::PlainAttention(plain::attention(target, a)?),
-            (Work::Gradient(g), true) => ProblemTile::PlainAttention(plain::gradient(target, g)?),
+            (Work::Attention(a), true) => ProblemTile::PlainAttention(plain::attention(target, a.dim, a.queries)?),
+            (Work::Gradient(g), true) => ProblemTile::PlainGradient(plain::gradient(target, g)?),
         })
     }
 
     /// The tile: what was chosen by measuring, where the target has it, else what is expected to be fastest.
     fn tile(&self, target: &Target) -> Option<ProblemTile> {
         let chosen = if target.choices.tiles.is_empty() { None } else { target.choices.tiles.get(&self.key()) };
-        let chosen = chosen.copied().filter(|tile| self.tiles(target).contains(tile));
+        let chosen = chosen.copied().filter(|tile| self.takes(target, tile));
         chosen.or_else(|| self.expected(target))
+    }
+
+    /// Whether its kernels run with a tile: of attention's on tensor cores those too that are listed for other sizes.
+    fn takes(&self, target: &Target, tile: &ProblemTile) -> bool {
+        match (&self.work, tile) {
+            (Work::Attention(a), ProblemTile::Attention(tile)) if !self.plain => tile.fits(target, a.dim),
+            _ => self.tiles(target).contains(tile),
+        }
     }
 }
 
 /// A kind of tile that lowering asks for.
-pub trait Cut: Sized {
+pub trait TileKind: Sized {
     /// Itself, where the tile is of this kind.
     fn from_tile(tile: ProblemTile) -> Option<Self>;
 }
 
 /// The tile of a problem on a target, of the kind that the problem's kernels have: what was chosen by measuring, where the target has it, else what is
 /// expected to be fastest; `None` where the target has none.
-pub(in crate::gpu) fn tile_of<T: Cut>(problem: Problem, target: &Target) -> Option<T> {
+pub(in crate::gpu) fn tile_of<T: TileKind>(problem: Problem, target: &Target) -> Option<T> {
     problem.tile(target).and_then(T::from_tile)
 }
 
 macro_rules! kinds {
-    ($($kind:ident: $tile:ty),*) => {
-        $(impl Cut for $tile {
+    ($($tile:ty: $($kind:ident),+;)*) => {
+        $(impl TileKind for $tile {
             fn from_tile(tile: ProblemTile) -> Option<Self> {
-                if let ProblemTile::$kind(tile) = tile { Some(tile) } else { None }
+                match tile {
+                    $(ProblemTile::$kind(tile) => Some(tile),)+
+                    _ => None,
+                }
             }
         })*
     };
 }
 kinds!(
-    Product: ProductTile,
-    Attention: AttentionTile,
-    Gradient: GradTile,
-    PlainProduct: PlainProductTile,
-    PlainAttention: PlainAttentionTile
+    ProductTile: Product;
+    AttentionTile: Attention;
+    GradTile: Gradient;
+    PlainProductTile: PlainProduct;
+    PlainAttentionTile: PlainAttention, PlainGradient;
 );
 
 impl Choices {

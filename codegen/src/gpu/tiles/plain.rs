@@ -1,5 +1,7 @@
 //! Tiles of plain arithmetic, which every GPU has: of products, of attention and of its gradient.
 
+use std::ops::RangeInclusive;
+
 use super::first;
 use super::{AttentionProblem, GradProblem, ProductProblem};
 use crate::gpu::kernels::attention::{ROWS, Tile};
@@ -9,6 +11,8 @@ use crate::gpu::target::{Target, Tiles};
 
 /// Widest head: a unit keeps its channels in registers.
 pub const WIDEST: u32 = 256;
+/// Channels that heads may have.
+pub(super) const HEADS: RangeInclusive<u32> = 1..=WIDEST;
 /// Most shared memory of a cube of attention, in bytes: kernels that gain by company keep a budget of their own.
 const BUDGET: u32 = 48 * 1024;
 
@@ -114,11 +118,11 @@ fn budget(target: &Target) -> u32 {
 }
 
 /// The tile that is expected to be best for an attention; `None` for heads that are too wide. The largest one that has room.
-pub(in crate::gpu) fn attention(target: &Target, problem: &AttentionProblem) -> Option<Tile> {
-    let [usual, _] = attention_shapes(target, problem.dim);
+pub(in crate::gpu) fn attention(target: &Target, dim: u32, queries: usize) -> Option<Tile> {
+    let [usual, _] = attention_shapes(target, dim);
     let fits = |tile: &Tile| tile.shared_bytes() <= budget(target);
-    let all = tiles(problem.dim, problem.queries, &usual, QUERIES).chain(least(problem.dim));
-    (problem.dim <= WIDEST).then_some(all)?.find(fits)
+    let all = tiles(dim, queries, &usual, QUERIES).chain(least(dim));
+    HEADS.contains(&dim).then_some(all)?.find(fits)
 }
 
 /// The tiles of an attention, the one that is expected to be best first.
@@ -126,8 +130,8 @@ pub fn attention_tiles(target: &Target, problem: &AttentionProblem) -> impl Iter
     let AttentionProblem { dim, queries, .. } = *problem;
     let most = target.shared_bytes.min(BUDGET);
     let others = attention_shapes(target, dim).into_iter().flat_map(move |shape| tiles(dim, queries, &shape, QUERIES));
-    let others = others.filter(move |tile| dim <= WIDEST && tile.shared_bytes() <= most);
-    first(attention(target, problem), widest(others))
+    let others = others.filter(move |tile| HEADS.contains(&dim) && tile.shared_bytes() <= most);
+    first(attention(target, dim, queries), widest(others))
 }
 
 /// The tile that is expected to be best for a gradient; `None` for heads that are too wide. The largest one that has room: whole heads rather than more
@@ -137,7 +141,7 @@ pub(super) fn gradient(target: &Target, problem: &GradProblem) -> Option<Tile> {
     let [usual, _] = gradient_shapes(target, side, dim);
     let fits = |tile: &Tile| AttentionGrad::shared_bytes(side, tile) <= budget(target);
     let all = tiles(dim, kept, &usual, KEPT).chain(least(dim));
-    (dim <= WIDEST).then_some(all)?.find(fits)
+    HEADS.contains(&dim).then_some(all)?.find(fits)
 }
 
 /// The tiles of a gradient, the one that is expected to be best first.
@@ -145,7 +149,7 @@ pub fn gradient_tiles(target: &Target, problem: &GradProblem) -> impl Iterator<I
     let GradProblem { side, dim, kept, .. } = *problem;
     let most = target.shared_bytes.min(BUDGET);
     let others = gradient_shapes(target, side, dim).into_iter().flat_map(move |shape| tiles(dim, kept, &shape, KEPT));
-    let others = others.filter(move |tile| dim <= WIDEST && AttentionGrad::shared_bytes(side, tile) <= most);
+    let others = others.filter(move |tile| HEADS.contains(&dim) && AttentionGrad::shared_bytes(side, tile) <= most);
     first(gradient(target, problem), widest(others))
 }
 

@@ -18,6 +18,9 @@ const COPYING: (f64, f64) = (1.5, 100.0);
 /// Bytes in a cycle that a multiprocessor reads of the shared memory of others, and cycles until all have met twice: not measured.
 const OTHERS: (f64, f64) = (48.0, 1000.0);
 
+/// Alignment by which plain arithmetic, which reads numbers one by one, takes all factors: the best, however they lie.
+pub(in crate::gpu) const ALIGNED: [u32; 2] = [8; 2];
+
 /// What the choice of a product's tile depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProductProblem {
@@ -80,7 +83,7 @@ impl ProductProblem {
 
     /// Whether the copy engine can bring the factors: two matrices whose lines begin at multiples of 16 bytes.
     pub fn is_bulk(batches: u64, row_rank: u32, aligns: [u32; 2]) -> bool {
-        batches == 1 && row_rank == 1 && aligns == [8, 8]
+        batches == 1 && row_rank == 1 && aligns == ALIGNED
     }
 
     /// The tiles, largest first.

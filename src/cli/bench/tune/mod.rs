@@ -2,6 +2,7 @@
 
 mod apart;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ pub struct Args {
     /// Only problems with this in their name, e.g. x18480x
     #[arg(long, value_name = "X")]
     filter: Option<String>,
-    /// File to write; what it says of other sizes stays [default: tuned/<device>.json in CCL_CACHE_DIR or ~/.cache/ccl, where it is found
+    /// File to write; what it says of other sizes stays [default: tuned/<device>.json, for wgpu tuned/<device>-wgpu.json, in CCL_CACHE_DIR or ~/.cache/ccl, where it is found
     /// when the device is opened]
     #[arg(short, long, value_name = "F.json")]
     output: Option<PathBuf>,
@@ -127,8 +128,6 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         }
     };
     let mut found = problems(calls, &target)?;
-    // The time may be up before the end: tensor cores' come first, what only a training needs last, and what nothing is known of before what is.
-    found.sort_by_key(|f| (f.is_of_training(), f.problem.plain, known.knows(&f.problem)));
     if found.is_empty() {
         let text =
             format!("{}: none of these calls has a kernel with tiles to choose from; nothing is written", device.name);
@@ -171,6 +170,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
             Err(e) => tracing::warn!("{e}; it is written anew"),
         }
     }
+    // The time may be up before the end. What was measured here before comes last; of the others tensor cores' first, an attention's gradient last, and
+    // what comes with the program behind what nothing is known of.
+    let here: BTreeSet<String> = old.iter().flat_map(Tuned::names).map(String::from).collect();
+    found.sort_by_key(|f| (here.contains(&f.problem.key()), f.is_gradient(), f.problem.plain, known.knows(&f.problem)));
     // Written after every problem: what ends the run early loses nothing.
     // Software takes as long as it takes.
     let usual = (!device.kind.contains("software")).then_some(PATIENCE);
