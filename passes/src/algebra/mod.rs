@@ -27,6 +27,7 @@
 
 mod extract;
 mod language;
+mod outcome;
 mod region;
 pub mod rules;
 mod saturate;
@@ -46,8 +47,8 @@ use crate::device::DeviceSpec;
 use crate::error::PassError;
 use crate::rebuild::Rebuild;
 use crate::record::Record;
+use outcome::{Outcome, Recipe, outcome};
 use region::{Cut, Ref};
-use saturate::{Outcome, Recipe};
 
 /// What is taken of all that the rules find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +137,7 @@ fn rewrite(graph: &Graph, settings: &Settings, flow: Option<&Flow>, record: &mut
             continue;
         }
         let met = known.entry(cut.plain.key()).or_insert_with(|| {
-            let outcome = Rc::new(saturate::outcome(&cut.plain, settings));
+            let outcome = Rc::new(outcome(&cut.plain, settings));
             Met { outcome, first: i, times: 0 }
         });
         met.times += 1;
@@ -181,7 +182,7 @@ fn affordable(graph: &Graph, cut: &Cut, full: &Rc<Outcome>, settings: &Settings,
     }
     let used = settings.rules.iter().filter(|r| rules.iter().any(|(name, _)| *name == r.name));
     let some = Settings { rules: used.copied().collect(), ..settings.clone() };
-    if some.rules.is_empty() { Rc::default() } else { Rc::new(saturate::outcome(&cut.plain, &some)) }
+    if some.rules.is_empty() { Rc::default() } else { Rc::new(outcome(&cut.plain, &some)) }
 }
 
 /// One event for each kind of region and rule.

@@ -24,6 +24,7 @@ use crate::error::RuntimeError;
 use crate::host::HostTensor;
 use crate::profile::{CallTime, Copies, Profiler};
 use crate::weights::WeightSource;
+use faults::check_types;
 
 /// A plan, its memory and its launches.
 pub(super) struct GpuInstance<E: Engine> {
@@ -292,19 +293,6 @@ impl<E: Engine> GpuInstance<E> {
 fn recordable<L>(plan: &Plan, known: &Known, entry: Binding, steps: &[Step<L>]) -> bool {
     let numbers = plan.calls(entry).iter().filter_map(Bound::of).all(|b| known.knows(b.operand));
     numbers && steps.iter().all(|step| matches!(step, Step::Device(_)))
-}
-
-/// Refuses weights that the device cannot store, before some call does in its own words.
-fn check_types<E: Engine>(engine: &E, plan: &Plan) -> Result<(), RuntimeError> {
-    let info = &engine.facts().info;
-    let types = &info.element_types;
-    let Some(w) = plan.weights.iter().find(|w| !types.contains(&w.ty.dtype)) else { return Ok(()) };
-    let names: Vec<&str> = types.iter().map(|t| t.name()).collect();
-    let (name, has, use_) = (&info.name, names.join(" "), if names.contains(&"f16") { "f16" } else { "f32" });
-    Err(RuntimeError::weight(
-        &w.name,
-        format!("is {} in this plan, {name} stores {has}; use --dtype {use_}", w.ty.dtype),
-    ))
 }
 
 impl<E: Engine> Instance for GpuInstance<E> {

@@ -22,6 +22,7 @@ mod product;
 mod proxy;
 mod remote;
 mod shadow;
+mod traffic;
 mod warp;
 
 use std::collections::{HashMap, VecDeque};

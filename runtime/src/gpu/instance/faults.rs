@@ -1,12 +1,25 @@
 //! What goes wrong while a plan runs, in words; after a lost device nothing runs any more.
 
-use ccl_ir::Binding;
 use ccl_ir::plan::Call;
+use ccl_ir::{Binding, Plan};
 
 use super::GpuInstance;
 use crate::error::RuntimeError;
 use crate::gpu::engine::Engine;
 use crate::gpu::fault::Fault;
+
+/// Refuses weights that the device cannot store, before some call does in its own words.
+pub(super) fn check_types<E: Engine>(engine: &E, plan: &Plan) -> Result<(), RuntimeError> {
+    let info = &engine.facts().info;
+    let types = &info.element_types;
+    let Some(w) = plan.weights.iter().find(|w| !types.contains(&w.ty.dtype)) else { return Ok(()) };
+    let names: Vec<&str> = types.iter().map(|t| t.name()).collect();
+    let (name, has, use_) = (&info.name, names.join(" "), if names.contains(&"f16") { "f16" } else { "f32" });
+    Err(RuntimeError::weight(
+        &w.name,
+        format!("is {} in this plan, {name} stores {has}; use --dtype {use_}", w.ty.dtype),
+    ))
+}
 
 impl<E: Engine> GpuInstance<E> {
     /// Remembers a lost device and words the error.
