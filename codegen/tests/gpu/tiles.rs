@@ -72,29 +72,23 @@ fn of_products() {
     assert_eq!(taken.len(), 8, "{taken:?}");
 }
 
-/// Heads whose channels fill no row of units, narrow ones with a mask.
-fn attentions() -> [Sample<Op>; 2] {
-    [attention(DType::F32, [1, 37, 45, 1, 40], false, false), attention(DType::F32, [1, 33, 18, 1, 24], true, false)]
+/// Heads whose channels fill no row of units, in a cube of either width.
+fn forward() -> Sample<Op> {
+    attention(DType::F32, [1, 37, 45, 1, 40], true, false)
 }
 
 #[test]
 fn of_attention() {
-    let mut taken = BTreeSet::new();
-    for sample in attentions() {
-        let call = call(&sample);
-        taken.extend(every_tile(&large(), &call, &inputs_of(&sample, &call, 5), FULL));
-    }
-    assert!(taken.len() >= 15, "{taken:?}");
+    let call = call(&forward());
+    let taken = every_tile(&large(), &call, &inputs_of(&forward(), &call, 5), FULL);
+    assert!(taken.len() >= 9, "{taken:?}");
 }
 
 #[test]
 fn of_gradients() {
-    let mut taken = BTreeSet::new();
-    for forward in attentions() {
-        let call = call(&gradient(&forward));
-        taken.extend(every_tile(&large(), &call, &backward(&forward, &call, 7), FULL));
-    }
-    assert!(taken.len() >= 10, "{taken:?}");
+    let call = call(&gradient(&forward()));
+    let taken = every_tile(&large(), &call, &backward(&forward(), &call, 7), FULL);
+    assert!(taken.len() >= 6, "{taken:?}");
 }
 
 /// What a device has no room for is not among its tiles.
