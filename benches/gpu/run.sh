@@ -214,8 +214,8 @@ tune() {
   local what=()
   # One small product is enough for what interprets.
   if [ -n "$software" ]; then what=(--model "$models/tiny" "${shape[@]}" --dtype $half --time 1 --filter 1x8x64x64); fi
-  # The last problem that is begun has a third of the time to end in.
-  ccl bench tune --backend $backend --budget $(($(left) * 2 / 3)) "${what[@]}"
+  # The last problem that is begun has a quarter of the time to end in.
+  ccl bench tune --backend $backend --budget $(($(left) * 3 / 4)) "${what[@]}"
   if compgen -G "$CCL_CACHE_DIR/tuned/*.json" >/dev/null; then cp "$CCL_CACHE_DIR"/tuned/*.json "$results-tuned.json"; fi
 }
 
