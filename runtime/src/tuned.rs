@@ -2,7 +2,8 @@
 //!
 //! A file names the device, the day, and for each problem every tile that was tried with the seconds that it took, so that a choice can be doubted.
 //! It lies in the user's directory for what can be made again (`CCL_CACHE_DIR`, else `~/.cache/ccl`), as `tuned/<device>.json`, and for wgpu, whose
-//! kernels are others on the same device, as `tuned/<device>-wgpu.json`. Where the user has none, and for what it does not name, one that comes with the program is taken, for the device or one like it. What does not fit the target is left
+//! kernels are others on the same device, as `tuned/<device>-wgpu.json`. Where the user has none, and for what it does not name,
+//! one that comes with the program is taken, for the device or one like it. What does not fit the target is left
 //! out: a file can make kernels slow, not wrong.
 
 use std::path::{Path, PathBuf};

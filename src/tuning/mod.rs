@@ -252,7 +252,7 @@ fn candidates(problem: &Problem, target: &Target) -> Vec<ProblemTile> {
         let cycles = |tile: &ProblemTile| {
             if let ProblemTile::Product(tile) = tile { product.cycles(target, *tile) } else { 0.0 }
         };
-        // What sets that take turns bring is not known yet.
+        // What sets that take turns bring is not known yet, and of plain arithmetic nothing is.
         let known = tiles.iter().filter(|tile| !matches!(tile, ProblemTile::Product(t) if t.turns));
         let best = known.map(cycles).fold(f64::INFINITY, f64::min);
         tiles.retain(|tile| best < LARGE || cycles(tile) <= 1.5 * best);

@@ -103,7 +103,7 @@ impl Engine for WgpuEngine {
 
     fn lower(&self, plan: &Plan) -> Result<Self::Lowered, RuntimeError> {
         let mut target = self.facts.target.clone();
-        // Texts depend on the device, what was chosen for the plan goes before what was measured on it.
+        // Kernels are made for the device at hand. Of those that the plan carries the choice of tiles counts, before what was measured on the device.
         if let Some(carried) = plan
             .kernels
             .as_ref()

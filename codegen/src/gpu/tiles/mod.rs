@@ -189,7 +189,7 @@ impl Problem {
 }
 
 /// A kind of tile that lowering asks for.
-pub trait TileKind: Sized {
+pub(in crate::gpu) trait TileKind: Sized {
     /// Itself, where the tile is of this kind.
     fn from_tile(tile: ProblemTile) -> Option<Self>;
 }
@@ -245,15 +245,4 @@ impl Choices {
     pub fn keep_known(&mut self, target: &Target) {
         self.tiles.retain(|key, tile| Problem::from_key(key).is_some_and(|p| p.tiles(target).contains(tile)));
     }
-}
-
-/// The first tile, then the others.
-fn first<T: PartialEq>(expected: Option<T>, others: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let mut list: Vec<T> = Vec::new();
-    for tile in expected.into_iter().chain(others) {
-        if !list.contains(&tile) {
-            list.push(tile);
-        }
-    }
-    list.into_iter()
 }

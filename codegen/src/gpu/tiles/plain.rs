@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 
-use super::first;
 use super::{AttentionProblem, GradProblem, ProductProblem};
 use crate::gpu::kernels::attention::{ROWS, Tile};
 use crate::gpu::kernels::attention_grad::{AttentionGrad, Side};
@@ -162,4 +161,15 @@ fn widest(tiles: impl Iterator<Item = Tile>) -> impl Iterator<Item = Tile> {
         }
     }
     kept.into_iter()
+}
+
+/// The expected tile, then the others, each once.
+fn first(expected: Option<Tile>, others: impl Iterator<Item = Tile>) -> impl Iterator<Item = Tile> {
+    let mut list: Vec<Tile> = Vec::new();
+    for tile in expected.into_iter().chain(others) {
+        if !list.contains(&tile) {
+            list.push(tile);
+        }
+    }
+    list.into_iter()
 }

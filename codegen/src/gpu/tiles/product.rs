@@ -18,7 +18,7 @@ const COPYING: (f64, f64) = (1.5, 100.0);
 /// Bytes in a cycle that a multiprocessor reads of the shared memory of others, and cycles until all have met twice: not measured.
 const OTHERS: (f64, f64) = (48.0, 1000.0);
 
-/// Alignment by which plain arithmetic, which reads numbers one by one, takes all factors: the best, however they lie.
+/// Alignments of two factors whose lines begin at multiples of eight elements. Plain arithmetic reads numbers one by one and takes all factors for such.
 pub(in crate::gpu) const ALIGNED: [u32; 2] = [8; 2];
 
 /// What the choice of a product's tile depends on.
@@ -34,7 +34,7 @@ pub struct ProductProblem {
     pub k: u64,
     /// Whether the depth is contiguous, of the left factor and of the right one.
     pub along: [bool; 2],
-    /// Whether the copy engine can bring the factors.
+    /// Whether the copy engine can bring the factors; where it is not asked, whether they are two matrices.
     pub bulk: bool,
 }
 
